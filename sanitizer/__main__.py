@@ -1,0 +1,204 @@
+"""`python -m sanitizer run SPEC.json --out DIR`: events on standard output, artifacts in a folder.
+
+This is what a worker starts for each job, and what anybody can run with no service anywhere.
+Nothing but events, one JSON object a line, goes to standard output; all else to standard error.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from pydantic import ValidationError
+
+from sanitizer.errors import (
+    Fault,
+    InternalError,
+    InvalidSpec,
+    OutOfDisk,
+    OutOfMemory,
+    SanitizerError,
+)
+from sanitizer.events import ErrorEvent, Event, to_line
+from sanitizer.report.model import Verdict
+from sanitizer.spec import SanitizeSpec
+
+
+class Exit(IntEnum):
+    """Exit codes."""
+
+    ALLOWED = 0
+    """Or undecided: no trigger was given to measure."""
+    BLOCKED = 1
+    FAILED = 2
+    UNSUPPORTED = 3
+    """The input is at fault."""
+    USAGE = 4
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = _Parser(prog="python -m sanitizer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run one specification")
+    run.add_argument("spec", type=Path, help="JSON file, see sanitizer.spec.SanitizeSpec")
+    run.add_argument("--out", type=Path, required=True, help="folder for model and report")
+    run.add_argument(
+        "--work",
+        type=Path,
+        help="folder for decoded images and the checkpoint; run again with the same one to go on "
+        "after an interruption (default: OUT/work)",
+    )
+    run.add_argument(
+        "--exit-with-parent",
+        action="store_true",
+        help="end when standard input closes or the parent dies",
+    )
+    options = parser.parse_args(arguments)
+    if options.exit_with_parent:
+        _exit_with_parent()
+    with _event_stream() as stream:
+
+        def emit(event: Event) -> None:
+            stream.write(to_line(event))
+            stream.flush()
+
+        try:
+            with _named_errors():
+                return _run(options.spec, options.out, options.work or options.out / "work", emit)
+        except SanitizerError as error:
+            emit(
+                ErrorEvent(
+                    code=error.code, fault=error.fault, message=error.message, data=error.data
+                )
+            )
+            return Exit.UNSUPPORTED if error.fault is Fault.INPUT else Exit.FAILED
+        except KeyboardInterrupt:
+            print(  # noqa: T201  # to a person at a terminal
+                "\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr
+            )
+            return 128 + signal.SIGINT
+
+
+def _run(spec_path: Path, out: Path, work: Path, emit: Callable[[Event], None]) -> int:
+    spec = read_spec(spec_path)
+    # torch takes a second or more to import: a bad specification is told before that.
+    from sanitizer.pipeline import sanitize
+
+    report = sanitize(spec, out, work, emit)
+    return Exit.BLOCKED if report.decision.verdict is Verdict.BLOCKED else Exit.ALLOWED
+
+
+def read_spec(path: Path) -> SanitizeSpec:
+    """The specification in a file.
+
+    Raises:
+        InvalidSpec: The file is not there, or does not validate; lists every fault with its place.
+    """
+    try:
+        return SanitizeSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidSpec(f"The specification {path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        faults = [
+            {"field": ".".join(str(part) for part in fault["loc"]), "message": fault["msg"]}
+            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        listed = "; ".join(
+            f"{fault['field'] or 'the file'}: {fault['message']}" for fault in faults
+        )
+        raise InvalidSpec(
+            f"The specification {path} is not valid: {listed}.", errors=faults
+        ) from error
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turns what the system and torch raise into errors with a code."""
+    try:
+        yield
+    except SanitizerError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemory(_memory_message("host")) from error
+    except FileNotFoundError as error:
+        raise InvalidSpec(f"A file is not there: {error.filename}.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfDisk(
+                f"No space is left for {error.filename or 'a file of the run'}. Free some, or give "
+                "--out and --work folders on a larger disk."
+            ) from error
+        raise _internal(error) from error
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(error, torch.OutOfMemoryError):
+            raise OutOfMemory(_memory_message("device")) from error
+        if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
+            raise OutOfMemory(_memory_message("host")) from error
+        raise _internal(error) from error
+    except Exception as error:
+        raise _internal(error) from error
+
+
+def _memory_message(where: str) -> str:
+    return (
+        f"The {where} memory ran out. Lower the batch size (method.student.batch_size, "
+        "method.teacher.batch_size), or run it where there is more."
+    )
+
+
+def _internal(error: Exception) -> InternalError:
+    traceback.print_exception(error)
+    return InternalError(
+        f"A fault of the software: {type(error).__name__}: {error}. Please report it with the log.",
+        type=type(error).__name__,
+    )
+
+
+@contextlib.contextmanager
+def _event_stream() -> Iterator[TextIO]:
+    """Keeps standard output for events: whatever prints, also in C, lands on standard error."""
+    sys.stdout.flush()
+    events = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(events), "w", encoding="utf-8") as stream:
+            yield stream
+    finally:
+        sys.stdout.flush()
+        os.dup2(events, 1)
+        os.close(events)
+
+
+def _exit_with_parent() -> None:
+    """Ends this process when its parent is gone.
+
+    The parent holds the other end of standard input; the kernel closes it however the parent ends.
+    """
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True, name="exit-with-parent").start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""What can go wrong, each with the data a person needs to put it right.
+
+Every error has a stable machine-readable `code` and a `fault`: is the input at fault (the same job
+would fail again) or the machine (worth another try)?
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Fault(StrEnum):
+    """Who has to act on an error."""
+
+    INPUT = "input"
+    """The model, the data or the request: running it again changes nothing."""
+    MACHINE = "machine"
+    """The machine it ran on: another try, here or elsewhere, may succeed."""
+
+
+class SanitizerError(Exception):
+    """Base of all errors of the library.
+
+    Attributes:
+        message: One or two sentences: what came, what was expected, what to do.
+        data: JSON-ready details, for programs.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    fault: ClassVar[Fault] = Fault.MACHINE
+
+    def __init__(self, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data: dict[str, Any] = data
+
+
+class InputError(SanitizerError):
+    """The input is at fault."""
+
+    code = "invalid_input"
+    fault = Fault.INPUT
+
+
+# --- The request ---------------------------------------------------------------------------------
+
+
+class InvalidSpec(InputError):
+    """The specification of the job does not validate."""
+
+    code = "invalid_spec"
+
+
+class ProbeOutsideImage(InputError):
+    """A trigger does not lie within the model's input."""
+
+    code = "probe_outside_image"
+
+
+class ProbeUnreadable(InputError):
+    """The picture of a probe cannot be read or has the wrong size."""
+
+    code = "probe_unreadable"
+
+
+class TargetClassOutOfRange(InputError):
+    """A probe names a target class that the model does not have."""
+
+    code = "target_class_out_of_range"
+
+
+# --- The model -----------------------------------------------------------------------------------
+
+
+class UnsafeCheckpoint(InputError):
+    """The file holds code, or names things that only code can make; nothing of it was executed."""
+
+    code = "unsafe_checkpoint"
+
+    def __init__(self, blocked_globals: Sequence[str]) -> None:
+        listed = ", ".join(blocked_globals)
+        super().__init__(
+            "The checkpoint is refused, and nothing in it was executed: its pickle names "
+            f"{listed}. Only tensors in plain containers are accepted. Save the weights alone, "
+            "torch.save(model.state_dict(), path), or as safetensors, and upload that file.",
+            blocked_globals=list(blocked_globals),
+        )
+
+
+class UnreadableCheckpoint(InputError):
+    """The file is no checkpoint, or a damaged one."""
+
+    code = "unreadable_checkpoint"
+
+
+class ArchitectureMismatch(InputError):
+    """The weights do not fit the architecture the request names."""
+
+    code = "architecture_mismatch"
+
+    def __init__(
+        self,
+        architecture: str,
+        *,
+        missing: Sequence[str],
+        unexpected: Sequence[str],
+        misshaped: Mapping[str, tuple[Sequence[int], Sequence[int]]],
+    ) -> None:
+        """`misshaped` maps a key to its (expected, received) shapes."""
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} keys are missing ({_some(missing)})")
+        if unexpected:
+            parts.append(f"{len(unexpected)} keys are unexpected ({_some(unexpected)})")
+        if misshaped:
+            shapes = [f"{k}: {list(e)} expected, {list(r)} came" for k, (e, r) in misshaped.items()]
+            parts.append(f"{len(misshaped)} keys have another shape ({_some(shapes)})")
+        super().__init__(
+            f"The weights do not fit {architecture}: {'; '.join(parts)}. Name the architecture the "
+            "weights were trained with, or 'auto'.",
+            architecture=architecture,
+            missing=list(missing),
+            unexpected=list(unexpected),
+            misshaped={
+                k: {"expected": list(e), "received": list(r)} for k, (e, r) in misshaped.items()
+            },
+        )
+
+
+class ArchitectureUnknown(InputError):
+    """No architecture, or more than one, fits the weights; or the name is not in the catalog."""
+
+    code = "architecture_unknown"
+
+    def __init__(self, message: str, *, closest: Sequence[Mapping[str, Any]]) -> None:
+        """`closest` holds the best candidates, each with name and counts of differing keys."""
+        super().__init__(message, closest=[dict(c) for c in closest])
+
+
+# --- The data ------------------------------------------------------------------------------------
+
+
+class DataUnreadable(InputError):
+    """The data set has no layout that is known, or a file in it is damaged."""
+
+    code = "data_unreadable"
+
+
+class UnsafeArchive(InputError):
+    """The archive breaks a limit, or reaches out of its folder."""
+
+    code = "unsafe_archive"
+
+
+class CorruptImage(InputError):
+    """One image among the others cannot be decoded."""
+
+    code = "corrupt_image"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"The image {name} cannot be decoded: {reason}. Remove or replace it and upload the "
+            "data again.",
+            image=name,
+            reason=reason,
+        )
+
+
+class ClassMismatch(InputError):
+    """The classes of the data are not those of the model."""
+
+    code = "class_mismatch"
+
+
+class EmptyClass(InputError):
+    """A class has no image."""
+
+    code = "empty_class"
+
+
+class NotEnoughImages(InputError):
+    """Fewer images than the request or the method needs."""
+
+    code = "not_enough_images"
+
+
+# --- The run -------------------------------------------------------------------------------------
+
+
+class TrainingDiverged(InputError):
+    """The loss became infinite or not a number."""
+
+    code = "training_diverged"
+
+
+class DeviceUnavailable(SanitizerError):
+    """The device the request names is not on this machine."""
+
+    code = "device_unavailable"
+
+
+class OutOfMemory(SanitizerError):
+    """Host or device memory ran out."""
+
+    code = "out_of_memory"
+
+
+class OutOfDisk(SanitizerError):
+    """The disk of the job's folder is full."""
+
+    code = "out_of_disk"
+
+
+class InternalError(SanitizerError):
+    """A fault of our own."""
+
+    code = "internal_error"
+
+
+def _some(items: Sequence[str], limit: int = 5) -> str:
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown}, and {len(items) - limit} more"

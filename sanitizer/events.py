@@ -1,0 +1,128 @@
+"""Typed events of a run: one JSON object a line on the child's standard output.
+
+The supervisor parses them with `parse`; nothing else may appear on that stream.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from sanitizer.errors import Fault
+from sanitizer.report.model import ArtifactKind
+
+
+class Stage(StrEnum):
+    """The stages of a run, in order; the method says which of the training stages there are."""
+
+    LOAD = "load"
+    BASELINE = "baseline"
+    TEACHER = "teacher"
+    FINETUNE = "finetune"
+    DISTIL = "distil"
+    EVALUATE = "evaluate"
+    WRITE = "write"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: datetime = Field(default_factory=_now)
+
+
+class StageEvent(_Event):
+    """A stage begins."""
+
+    type: Literal["stage"] = "stage"
+    stage: Stage
+    message: str
+    """What happens now, for people."""
+
+
+class ProgressEvent(_Event):
+    """How far the run is. Sent at most a few times a second."""
+
+    type: Literal["progress"] = "progress"
+    stage: Stage
+    fraction: float = Field(ge=0, le=1)
+    """Share of the whole run that is done, by estimated work."""
+    epoch: int | None = None
+    epochs: int | None = None
+    step: int | None = None
+    steps: int | None = None
+
+
+class MetricEvent(_Event):
+    """Figures of one epoch of a stage, or of an evaluation. Shares are in [0, 1]."""
+
+    type: Literal["metric"] = "metric"
+    stage: Stage
+    epoch: int | None = None
+    """1-based; none for an evaluation outside training."""
+    values: dict[str, float]
+    """By name: `loss`, `cross_entropy`, `node`, `edge`, `embedding`, `train_accuracy`,
+    `learning_rate`, `seconds`; after an evaluation `accuracy`, `asr.<probe>`, `ra.<probe>`."""
+
+
+class WarningEvent(_Event):
+    """Something a person should know that does not stop the run."""
+
+    type: Literal["warning"] = "warning"
+    code: str
+    message: str
+
+
+class Artifact(BaseModel):
+    """A file the run leaves in its output folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """File name, relative to the output folder."""
+    kind: ArtifactKind
+    media_type: str
+    bytes: int
+    sha256: str
+
+
+class ResultEvent(_Event):
+    """The run succeeded; always the last event."""
+
+    type: Literal["result"] = "result"
+    artifacts: list[Artifact]
+
+
+class ErrorEvent(_Event):
+    """The run failed; always the last event."""
+
+    type: Literal["error"] = "error"
+    code: str
+    fault: Fault
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+Event = Annotated[
+    StageEvent | ProgressEvent | MetricEvent | WarningEvent | ResultEvent | ErrorEvent,
+    Field(discriminator="type"),
+]
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def to_line(event: Event) -> str:
+    """One line of JSON, newline included."""
+    return event.model_dump_json() + "\n"
+
+
+def parse(line: str | bytes) -> Event:
+    """The event in one line.
+
+    Raises:
+        pydantic.ValidationError: The line is no event.
+    """
+    return _ADAPTER.validate_json(line)

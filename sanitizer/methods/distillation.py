@@ -1,0 +1,61 @@
+"""What every step that aligns a student's feature maps with a teacher's has in common."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sanitizer.methods.attention import attention_map
+from sanitizer.methods.step import Step, StepOutput
+from sanitizer.methods.teacher import FrozenTeacher
+from sanitizer.networks.taps import TapPoint, Taps, tapped
+
+
+class DistillationStep(Step):
+    """Cross-entropy of the student plus losses between attention maps of student and teacher.
+
+    Args:
+        student: The network that is trained.
+        teacher: Of the same architecture; frozen here.
+        points: Where both are tapped.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, points: Sequence[TapPoint]) -> None:
+        super().__init__(student)
+        self.teacher = FrozenTeacher(teacher)
+        self.points = tuple(points)
+        self._student_taps: Taps | None = None
+        self._teacher_taps: Taps | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Taps both networks; no hook outlives the block."""
+        with (
+            tapped(self.network, self.points) as self._student_taps,
+            tapped(self.teacher.network, self.points) as self._teacher_taps,
+        ):
+            try:
+                yield
+            finally:
+                self._student_taps = self._teacher_taps = None
+
+    @abstractmethod
+    def align(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """Weighted losses between attention maps, one [B, 1, H, W] per tap."""
+
+    def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
+        if self._student_taps is None or self._teacher_taps is None:
+            raise RuntimeError("a distillation step works inside `with step.attached()`")
+        logits = self.network(images)
+        self.teacher(images)
+        student = [attention_map(features) for features in self._student_taps.take()]
+        teacher = [attention_map(features) for features in self._teacher_taps.take()]
+        return StepOutput(
+            logits,
+            {
+                "cross_entropy": functional.cross_entropy(logits, labels),
+                **self.align(student, teacher),
+            },
+        )

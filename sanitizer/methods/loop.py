@@ -1,0 +1,169 @@
+"""The one training loop: every method, the teacher and the benchmark's victims go through it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sanitizer.errors import TrainingDiverged
+from sanitizer.methods.step import Step
+from sanitizer.spec import Training
+
+
+class BatchSource(Protocol):
+    """What the loop needs of the data: the same batches for the same epoch and step, always."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Float images in [0, 1] and int64 labels of the steps from `start_step` on."""
+        ...
+
+
+@dataclass
+class LoopState:
+    """All of a training run that is not in its data: what a checkpoint holds.
+
+    `sums` are the epoch's running totals, kept as tensors so that no step waits for the device.
+    """
+
+    epoch: int = 0
+    """Epochs that are done."""
+    step: int = 0
+    """Steps of the current epoch that are done."""
+    network: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    images: int = 0
+    """Images of the current epoch that are in `sums`."""
+    seconds: float = 0.0
+    """Time spent on the current epoch, before interruptions too."""
+
+
+class LoopHooks:
+    """What the loop tells and asks its caller; this base does nothing."""
+
+    def on_step(self, epoch: int, step: int, steps: int) -> None:
+        """After each step: epochs done, steps done of this one, steps of an epoch."""
+
+    def on_epoch(self, epoch: int, values: dict[str, float]) -> None:
+        """After each epoch, with its number from 1 and its mean losses and accuracy."""
+
+    def wants_checkpoint(self) -> bool:
+        """Asked after each step."""
+        return False
+
+    def save(self, state: LoopState) -> None:
+        """Keeps a checkpoint. The state's tensors are live: copy or write them before returning."""
+
+
+def train(
+    step: Step,
+    batches: BatchSource,
+    training: Training,
+    *,
+    state: LoopState | None = None,
+    hooks: LoopHooks | None = None,
+) -> None:
+    """Trains `step.network` in place.
+
+    Args:
+        step: The method.
+        batches: The data.
+        training: Epochs, learning rates and the optimizer's settings.
+        state: Where to take up again; the result is the same as without the interruption.
+        hooks: Progress, figures and checkpoints.
+
+    Raises:
+        TrainingDiverged: A loss or a weight is no longer finite at the end of an epoch.
+    """
+    hooks = hooks or LoopHooks()
+    network = step.network
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=training.learning_rate(0),
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        nesterov=training.momentum > 0,
+    )
+    progress = state or LoopState()
+    if progress.network:
+        network.load_state_dict(progress.network)
+        optimizer.load_state_dict(progress.optimizer)
+    device = parameters[0].device
+    progress.sums = {name: value.to(device) for name, value in progress.sums.items()}
+    steps = batches.steps_per_epoch
+
+    def snapshot() -> LoopState:
+        progress.network = network.state_dict()
+        progress.optimizer = optimizer.state_dict()
+        return progress
+
+    with step.attached():
+        while progress.epoch < training.epochs:
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate(progress.epoch)
+            network.train()
+            resumed_seconds, begun = progress.seconds, perf_counter()
+            for images, labels in batches.epoch(progress.epoch, progress.step):
+                _one_step(step, optimizer, progress, images, labels)
+                progress.step += 1
+                progress.seconds = resumed_seconds + perf_counter() - begun
+                hooks.on_step(progress.epoch, progress.step, steps)
+                # The end of an epoch is saved below, once its figures are out.
+                if progress.step < steps and hooks.wants_checkpoint():
+                    hooks.save(snapshot())
+            values = _epoch_values(progress)
+            values["learning_rate"] = training.learning_rate(progress.epoch)
+            values["seconds"] = resumed_seconds + perf_counter() - begun
+            _check_finite(step, values, progress.epoch)
+            progress.epoch += 1
+            progress.step, progress.images, progress.seconds = 0, 0, 0.0
+            progress.sums = {}
+            hooks.on_epoch(progress.epoch, values)
+            if progress.epoch < training.epochs and hooks.wants_checkpoint():
+                hooks.save(snapshot())
+    network.eval()
+
+
+def _one_step(
+    step: Step,
+    optimizer: torch.optim.Optimizer,
+    progress: LoopState,
+    images: Tensor,
+    labels: Tensor,
+) -> None:
+    output = step(images, labels)
+    loss = torch.stack(list(output.losses.values())).sum()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+    optimizer.step()
+    size = labels.shape[0]
+    correct = (output.logits.detach().argmax(dim=1) == labels).sum()
+    figures = {"loss": loss, **output.losses, "train_accuracy": correct / size}
+    for name, value in figures.items():
+        total = progress.sums.get(name)
+        weighted = value.detach().double() * size
+        progress.sums[name] = weighted if total is None else total + weighted
+    progress.images += size
+
+
+def _epoch_values(progress: LoopState) -> dict[str, float]:
+    return {name: total.item() / progress.images for name, total in progress.sums.items()}
+
+
+def _check_finite(step: Step, values: dict[str, float], epoch: int) -> None:
+    tensors = [*step.network.parameters(), *step.network.buffers()]
+    finite = torch.stack([t.isfinite().all() for t in tensors if t.is_floating_point()]).all()
+    if not bool(finite) or not all(abs(value) < float("inf") for value in values.values()):
+        raise TrainingDiverged(
+            f"In epoch {epoch + 1} the training diverged: its loss is {values['loss']:.4g} and "
+            f"{'its' if finite else 'not all'} weights are finite. Lower the learning rate "
+            "(method.teacher.phases, method.student.phases).",
+            epoch=epoch + 1,
+        )

@@ -1,0 +1,99 @@
+"""What each method trains, in which order: the one place where a method's name becomes code."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from sanitizer.events import Stage
+from sanitizer.methods.argd.step import ArgdStep
+from sanitizer.methods.finetune import FinetuneStep
+from sanitizer.methods.nad import NadStep
+from sanitizer.methods.step import Step
+from sanitizer.networks.taps import TapPoint
+from sanitizer.randomness import make_generator
+from sanitizer.spec import ArgdConfig, FinetuneConfig, MethodConfig, NadConfig, Training
+
+Role = Literal["student", "teacher"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a step is made from.
+
+    Attributes:
+        student: Starts as the suspect model; what the run gives back.
+        teacher: Starts as the suspect model too.
+        taps: Where both are tapped.
+        seed: Of the run.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    taps: Sequence[TapPoint]
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """One training run of a method.
+
+    Attributes:
+        stage: What events and the report call it.
+        trains: Which of the bench's networks.
+        training: Its schedule and optimizer.
+        make_step: Called when the stage begins, with the networks as the stages before left them.
+        relative_cost: Work per image, in forward passes: for the progress bar alone.
+    """
+
+    stage: Stage
+    trains: Role
+    training: Training
+    make_step: Callable[[Bench], Step]
+    relative_cost: float
+
+
+def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
+    """The training stages of a method."""
+    match config:
+        case FinetuneConfig():
+            return (_finetuning(Stage.FINETUNE, "student", config.training),)
+        case NadConfig():
+            return (
+                _finetuning(Stage.TEACHER, "teacher", config.teacher),
+                TrainingStage(
+                    Stage.DISTIL,
+                    "student",
+                    config.student,
+                    lambda bench: NadStep(bench.student, bench.teacher, bench.taps, config),
+                    relative_cost=4,
+                ),
+            )
+        case ArgdConfig():
+            return (
+                _finetuning(Stage.TEACHER, "teacher", config.teacher),
+                TrainingStage(
+                    Stage.DISTIL,
+                    "student",
+                    config.student,
+                    lambda bench: ArgdStep(
+                        bench.student,
+                        bench.teacher,
+                        bench.taps,
+                        config,
+                        make_generator(bench.seed, Stage.DISTIL, "projections"),
+                    ),
+                    relative_cost=4.5,
+                ),
+            )
+
+
+def _finetuning(stage: Stage, trains: Role, training: Training) -> TrainingStage:
+    return TrainingStage(
+        stage,
+        trains,
+        training,
+        lambda bench: FinetuneStep(getattr(bench, trains)),
+        relative_cost=3,
+    )

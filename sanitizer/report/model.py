@@ -1,0 +1,161 @@
+"""The report of a run: what came in, what was done, what came out, with figures.
+
+Torch-free: the service reads and serves it. Shares (accuracy, ASR, RA, DER) are in [0, 1].
+"""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = "1"
+
+
+class ArtifactKind(StrEnum):
+    """What a file of a run is for."""
+
+    MODEL = "model"
+    REPORT = "report"
+    REPORT_PAGE = "report_page"
+    PLOT = "plot"
+
+
+class Verdict(StrEnum):
+    """What the policy makes of the figures."""
+
+    ALLOWED = "allowed"
+    BLOCKED = "blocked"
+    UNDECIDED = "undecided"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Proportion(_Part):
+    """A share of images, with its 95% Wilson score interval (Wilson 1927)."""
+
+    value: float = Field(ge=0, le=1)
+    count: int = Field(ge=0, description="Images counted.")
+    total: int = Field(ge=1, description="Images looked at.")
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+
+class ProbeResult(_Part):
+    """What a trigger does to a model, over the images whose true class is not the target."""
+
+    name: str
+    target_class: int
+    asr: Proportion = Field(
+        description="Attack success rate: the share classified as the target with the trigger on."
+    )
+    ra: Proportion = Field(
+        description="Robust accuracy: the share still classified as the true class."
+    )
+    asr_per_class: dict[int, Proportion]
+    natural_rate: Proportion = Field(
+        description="The share classified as the target without the trigger: what ASR can fall to."
+    )
+
+
+class Evaluation(_Part):
+    """The figures of one model."""
+
+    accuracy: Proportion
+    accuracy_per_class: dict[int, Proportion]
+    probes: list[ProbeResult]
+
+
+class ModelFile(_Part):
+    """A model file."""
+
+    filename: str
+    format: Literal["safetensors", "pytorch"]
+    sha256: str
+    bytes: int
+
+
+class ModelRecord(_Part):
+    """What the suspect model was found to be."""
+
+    architecture: str
+    detected: bool = Field(description="Whether the architecture was found from the weights.")
+    num_classes: int
+    input_size: tuple[int, int] = Field(description="Height and width, pixels.")
+    channels: int
+    mean: list[float]
+    std: list[float]
+    parameters: int
+    taps: list[str] = Field(description="Modules whose outputs are aligned.")
+    dropped_entries: list[str] = Field(
+        description="Entries of the uploaded file beside the weights; the result has none of them."
+    )
+
+
+class DataRecord(_Part):
+    """Images that were used."""
+
+    images: int
+    images_available: int
+    per_class: list[int]
+    seed: int | None = None
+    source: Literal["given", "held_out"] = Field(
+        description="`held_out`: no evaluation data came, so part of the clean images was kept "
+        "apart for it and not trained on."
+    )
+
+
+class EpochRecord(_Part):
+    """Figures of one epoch."""
+
+    epoch: int
+    values: dict[str, float]
+
+
+class StageRecord(_Part):
+    """One stage of the run."""
+
+    stage: str
+    seconds: float
+    epochs: list[EpochRecord] = Field(default_factory=list)
+
+
+class WarningRecord(_Part):
+    """Something a person should know."""
+
+    code: str
+    message: str
+
+
+class Decision(_Part):
+    """The verdict, and why."""
+
+    verdict: Verdict
+    reasons: list[str]
+
+
+class Report(_Part):
+    """All a run has to say."""
+
+    schema_version: Literal["1"] = "1"
+    model: ModelRecord
+    input: ModelFile
+    output: ModelFile
+    clean_data: DataRecord
+    evaluation_data: DataRecord
+    method: dict[str, Any] = Field(description="Every setting as it was used.")
+    seed: int
+    device: str
+    versions: dict[str, str]
+    before: Evaluation
+    after: Evaluation
+    der: dict[str, float] = Field(
+        description="Defense effectiveness rating by probe: "
+        "(1 + max(0, drop in ASR) - max(0, drop in ACC)) / 2."
+    )
+    decision: Decision
+    stages: list[StageRecord]
+    warnings: list[WarningRecord]
+    seconds: float
+    resumed: int = Field(ge=0, description="How many times the run was taken up again.")

@@ -1,0 +1,90 @@
+"""The checkpoint of a run: all a killed run needs to end in the same bytes as one that was not."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sanitizer.methods.loop import LoopState
+from sanitizer.report.model import EpochRecord, Evaluation, StageRecord
+
+FILE_NAME = "checkpoint.pt"
+
+
+@dataclass
+class RunState:
+    """How far a run is.
+
+    Attributes:
+        fingerprint: Of everything that decides the outcome: another one means another run.
+        resumed: How often the run was taken up again.
+        seconds: Spent before this process began.
+        before: Figures of the suspect model, once measured.
+        example_predictions: What the suspect model says of the example pictures.
+        finished: Records of the finished stages.
+        epochs: Records of the finished epochs of the stage under way.
+        networks: Weights of finished training stages, by role.
+        loop: Where the stage under way stands.
+    """
+
+    fingerprint: str
+    resumed: int = 0
+    seconds: float = 0.0
+    before: Evaluation | None = None
+    example_predictions: list[int] = field(default_factory=list)
+    finished: list[StageRecord] = field(default_factory=list)
+    epochs: list[EpochRecord] = field(default_factory=list)
+    networks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    loop: LoopState | None = None
+
+    def save(self, folder: Path) -> None:
+        """Writes the state; a kill at any moment leaves the old file or the new one."""
+        content: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "resumed": self.resumed,
+            "seconds": self.seconds,
+            "before": self.before and self.before.model_dump_json(),
+            "example_predictions": self.example_predictions,
+            "finished": [record.model_dump_json() for record in self.finished],
+            "epochs": [record.model_dump_json() for record in self.epochs],
+            "networks": self.networks,
+            "loop": self.loop and _shallow(self.loop),
+        }
+        path = folder / FILE_NAME
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, folder: Path, fingerprint: str) -> "RunState | None":
+        """The saved state of the same run; none if there is none or it is another run's."""
+        path = folder / FILE_NAME
+        if not path.is_file():
+            return None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["fingerprint"] != fingerprint:
+            return None
+        before = content["before"]
+        loop = content["loop"]
+        return cls(
+            fingerprint=fingerprint,
+            resumed=content["resumed"],
+            seconds=content["seconds"],
+            before=Evaluation.model_validate_json(before) if before else None,
+            example_predictions=content["example_predictions"],
+            finished=[StageRecord.model_validate_json(line) for line in content["finished"]],
+            epochs=[EpochRecord.model_validate_json(line) for line in content["epochs"]],
+            networks=content["networks"],
+            loop=LoopState(**loop) if loop else None,
+        )
+
+
+def _shallow(loop: LoopState) -> dict[str, Any]:
+    # `asdict` would copy every tensor once more.
+    return {name: getattr(loop, name) for name in asdict(LoopState())}

@@ -1,0 +1,378 @@
+"""What a job asks for: the specification of a run, one config per method, and their presets.
+
+Torch-free. The service validates requests with the very models the child runs, so a job that was
+accepted can be read by the child.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Base64Bytes,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+
+MAX_PROBES = 8
+MAX_PICTURE_BYTES = 1 << 20
+
+
+class Strict(BaseModel):
+    """Refuses unknown fields and is immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- Probes: triggers that are measured, never trained on ----------------------------------------
+
+
+class _Probe(Strict):
+    name: str = Field(
+        default="trigger",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$",
+        description="What metrics call it: `asr.<name>`, `ra.<name>`.",
+    )
+    target_class: int = Field(ge=0, description="The class the trigger is said to lead to.")
+
+
+PixelValue = Annotated[int, Field(ge=0, le=255)]
+Color = Annotated[list[PixelValue], Field(min_length=3, max_length=3)]
+
+
+class PatchProbe(_Probe):
+    """A patch of fixed pixels at a fixed place, as in BadNets (arXiv 1708.06733)."""
+
+    kind: Literal["patch"] = "patch"
+    row: int = Field(
+        description="Top row of the patch in the model's input; negative: from the bottom."
+    )
+    column: int = Field(
+        description="Left column of the patch in the model's input; negative: from the right."
+    )
+    pixels: Annotated[list[list[PixelValue]] | list[list[Color]], Field(min_length=1)] = Field(
+        description="Rows of values 0 to 255, used on every channel, or rows of [red, green, blue]."
+    )
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        widths = {len(row) for row in self.pixels}
+        if len(widths) != 1 or 0 in widths:
+            raise ValueError("pixels must be rows of one and the same length, at least one long")
+        return self
+
+
+class BlendProbe(_Probe):
+    """A picture mixed into the image: (1 - alpha) image + alpha picture (arXiv 1712.05526)."""
+
+    kind: Literal["blend"] = "blend"
+    alpha: float = Field(default=0.2, gt=0, le=1)
+    picture_base64: Base64Bytes | None = Field(
+        default=None,
+        max_length=MAX_PICTURE_BYTES,
+        description="A PNG of the model's input size. Without it: uniform noise from `noise_seed`.",
+    )
+    noise_seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class SinusoidProbe(_Probe):
+    """A sinusoid over the columns, amplitude * sin(2 pi column frequency / width), is added.
+
+    As in SIG (arXiv 1902.11237).
+    """
+
+    kind: Literal["sinusoid"] = "sinusoid"
+    amplitude: float = Field(default=20, gt=0, le=255, description="In pixel values.")
+    frequency: float = Field(default=6, gt=0, description="Periods over the width of the image.")
+
+
+class ImageMaskProbe(_Probe):
+    """A picture and a mask in one RGBA PNG: alpha says how much of the picture is put on."""
+
+    kind: Literal["image_mask"] = "image_mask"
+    picture_base64: Base64Bytes = Field(
+        max_length=MAX_PICTURE_BYTES,
+        description="An RGBA PNG of the model's input size; alpha 255 replaces the pixel, 0 "
+        "keeps it.",
+    )
+
+
+Probe = Annotated[
+    PatchProbe | BlendProbe | SinusoidProbe | ImageMaskProbe, Field(discriminator="kind")
+]
+
+
+# --- Methods -------------------------------------------------------------------------------------
+
+
+class Phase(Strict):
+    """Epochs at one learning rate."""
+
+    epochs: int = Field(ge=1, le=1000)
+    learning_rate: float = Field(gt=0, le=10)
+
+
+_PAPER_PHASES = (
+    Phase(epochs=3, learning_rate=0.1),
+    Phase(epochs=3, learning_rate=0.01),
+    Phase(epochs=4, learning_rate=0.001),
+)
+
+
+class Training(Strict):
+    """How a network is trained: SGD with Nesterov momentum over augmented clean images.
+
+    The defaults are those of the published result (arXiv 2204.09975, section 4.1, and its code).
+    """
+
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=100)] = _PAPER_PHASES
+    batch_size: int = Field(default=64, ge=2, le=8192)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    crop_padding: int = Field(default=4, ge=0, le=64, description="Pixels; 0: no random crop.")
+    horizontal_flip: bool = Field(
+        default=True, description="Off for images where left is not right, such as digits."
+    )
+    cutout_size: int = Field(
+        default=3, ge=0, le=512, description="Side of one square hole, pixels; 0: none."
+    )
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def learning_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        for phase in self.phases:
+            if epoch < phase.epochs:
+                return phase.learning_rate
+            epoch -= phase.epochs
+        return self.phases[-1].learning_rate
+
+
+class Preset(StrEnum):
+    """Named sets of values; fields given beside it replace the preset's."""
+
+    PAPER = "paper"
+
+
+class _Method(Strict):
+    preset: Preset = Field(
+        default=Preset.PAPER,
+        description="Where the values come from that the request does not give. `paper`: the "
+        "settings of the "
+        "published result.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, given: Any) -> Any:
+        """Lays what was given over the preset, so that one nested field can be changed alone."""
+        if not isinstance(given, Mapping):
+            return given
+        values = dict(given)
+        chosen = PRESETS.get((str(values.get("name")), str(values.get("preset", Preset.PAPER))), {})
+        return _overlay(chosen, values)
+
+
+class FinetuneConfig(_Method):
+    """Plain fine-tuning of the suspect model on the clean images."""
+
+    name: Literal["finetune"] = "finetune"
+    training: Training = Training()
+
+
+class NadConfig(_Method):
+    """Neural attention distillation: attention maps of student and teacher are aligned.
+
+    ICLR 2021, arXiv 2101.05930.
+    """
+
+    name: Literal["nad"] = "nad"
+    teacher: Training = Training()
+    student: Training = Training()
+    node_weights: Annotated[tuple[float, ...], Field(max_length=32)] | None = Field(
+        default=None,
+        description="One weight per tap. Null: 500, 1000, 1000 for three taps, otherwise "
+        "that profile "
+        "stretched over the taps.",
+    )
+
+
+class ArgdConfig(_Method):
+    """Attention relation graph distillation: attention maps, their distances and their embedded
+    relations are aligned.
+
+    IJCAI 2022, arXiv 2204.09975.
+    """
+
+    name: Literal["argd"] = "argd"
+    teacher: Training = Training()
+    student: Training = Training()
+    node_weights: Annotated[tuple[float, ...], Field(max_length=32)] | None = Field(
+        default=None,
+        description="One weight per tap. Null: 2000, 5000, 2000 for three taps, otherwise "
+        "that profile "
+        "stretched over the taps.",
+    )
+    edge_weight: float = Field(default=1.0, ge=0)
+    embedding_weight: float = Field(default=1.0, ge=0)
+    embedding_dim: int = Field(default=128, ge=1, le=4096)
+
+
+MethodConfig = Annotated[FinetuneConfig | NadConfig | ArgdConfig, Field(discriminator="name")]
+
+PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    # `paper` is what the defaults above say; later presets stand here as what they change.
+    ("finetune", Preset.PAPER): {},
+    ("nad", Preset.PAPER): {},
+    ("argd", Preset.PAPER): {},
+}
+
+
+def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`top` laid over `base`, mappings merged key by key."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _overlay(below, value) if both else value  # type: ignore[arg-type]  # narrowed by `both`
+    return merged
+
+
+# --- Model and data ------------------------------------------------------------------------------
+
+
+class ModelOptions(Strict):
+    """What the file of a model does not say about it."""
+
+    architecture: str = Field(
+        default="auto",
+        min_length=1,
+        max_length=80,
+        description="A name of the catalog, such as `wrn-16-1`, `preact_resnet18`, "
+        "`resnet50`; or `auto`: "
+        "found from the names and shapes of the weights.",
+    )
+    input_size: (
+        tuple[Annotated[int, Field(ge=4, le=2048)], Annotated[int, Field(ge=4, le=2048)]] | None
+    ) = Field(
+        default=None,
+        description="Height and width of the input, pixels. Null: the architecture's own.",
+    )
+    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=4)] | None = Field(
+        default=None,
+        description="Per channel, for inputs in [0, 1], subtracted before the network. Null: "
+        "nothing is subtracted.",
+    )
+    std: (
+        Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=4)]
+        | None
+    ) = Field(
+        default=None,
+        description="Per channel, divided by after the mean. Null: nothing is divided.",
+    )
+
+    @model_validator(mode="after")
+    def _same_channels(self) -> Self:
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise ValueError("mean and std must have one value per channel each")
+        return self
+
+
+class ModelSource(ModelOptions):
+    """The suspect model."""
+
+    path: Path
+    filename: str | None = Field(default=None, description="The name people know the file by.")
+
+
+class DataSource(Strict):
+    """Images with their classes: a folder or zip of class folders, an npz, or a parquet file."""
+
+    path: Path
+    images: int | None = Field(
+        default=None, ge=1, description="Draw this many, stratified by class. Null: all."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Of the draw.")
+    class_names: tuple[str, ...] | None = Field(
+        default=None,
+        description="Folder names in the order of the model's outputs. Null: numbers by "
+        "value, other names sorted.",
+    )
+
+
+class Policy(Strict):
+    """What the figures must be for the verdict `allowed`. Shares in [0, 1]."""
+
+    max_asr: float = Field(default=0.05, ge=0, le=1)
+    max_accuracy_drop: float = Field(default=0.03, ge=-1, le=1)
+    min_accuracy: float = Field(default=0.0, ge=0, le=1)
+
+
+class Device(StrEnum):
+    """Where a run computes. `auto`: CUDA if there is a device, else the CPU."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def check_probe_names(probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
+    """Probes are told apart by name.
+
+    Raises:
+        ValueError: Two have the same.
+    """
+    names = [probe.name for probe in probes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"probes need different names, got {', '.join(names)}")
+    return probes
+
+
+Probes = Annotated[tuple[Probe, ...], Field(max_length=MAX_PROBES)]
+
+
+class SanitizeSpec(Strict):
+    """A whole run, as `python -m sanitizer run` reads it."""
+
+    model: ModelSource
+    clean_data: DataSource
+    evaluation_data: DataSource | None = Field(
+        default=None,
+        description="What ACC, ASR and RA are measured on. Null: `holdout` of the clean "
+        "images is kept apart for it.",
+    )
+    holdout: float = Field(default=0.2, gt=0, lt=0.9)
+    method: MethodConfig = ArgdConfig()
+    probes: Probes = ()
+    policy: Policy = Policy()
+    seed: Seed = 0
+    device: Device = Device.AUTO
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads. Null: torch's own choice."
+    )
+    curve_images: int = Field(
+        default=1000,
+        ge=0,
+        description="Evaluation images measured after each epoch, for the curves alone; "
+        "nothing is chosen by "
+        "them. 0: none.",
+    )
+    checkpoint_seconds: float = Field(
+        default=30, ge=0, description="At most this much work is lost to a kill."
+    )
+
+    _probe_names = field_validator("probes")(check_probe_names)
+
+
+METHOD_ADAPTER: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)

@@ -1,0 +1,65 @@
+"""Engines and sessions, the same for the service and the worker."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+SessionFactory = sessionmaker[Session]
+
+_WRITES = "sanitizer_writes"
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for `sqlite:///...` or `postgresql+psycopg://...`."""
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        # Threads of one process share a pool; a writer waits for another one up to this long.
+        options["connect_args"] = {"timeout": 30, "check_same_thread": False}
+    engine = create_engine(url, **options)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def make_session_factory(engine: Engine) -> SessionFactory:
+    """Sessions whose objects stay readable after the commit."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def for_writing(factory: SessionFactory) -> SessionFactory:
+    """The same sessions for transactions that read first and write later.
+
+    On SQLite such a transaction fails at once ("database is locked") if another one has committed
+    in between, so it takes the write lock when it begins, and waits for it. On PostgreSQL nothing
+    changes.
+    """
+    engine: Engine = factory.kw["bind"]
+    return make_session_factory(engine.execution_options(**{_WRITES: True}))
+
+
+@contextmanager
+def transaction(factory: SessionFactory) -> Iterator[Session]:
+    """One transaction: committed at the end of the block, rolled back if it raises."""
+    with factory() as session, session.begin():
+        yield session
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # The driver would begin transactions late and by itself; SQLAlchemy's `begin` event does it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()

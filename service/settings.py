@@ -1,0 +1,96 @@
+"""Settings of the service and the worker, read from `SANITIZER_DATABASE_URL` and so on."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.db.session import SessionFactory, make_engine, make_session_factory
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class Settings(BaseSettings):
+    """What an operator can set. The service and the worker read the same."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SANITIZER_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    # Where things are
+    database_url: SecretStr = Field(
+        default=SecretStr("sqlite:///var/sanitizer.db"),
+        description="SQLAlchemy URL: sqlite:///... or postgresql+psycopg://...",
+    )
+    broker_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey."
+    )
+    storage_url: str = Field(
+        default="file:var/store",
+        description="Where files lie: file:FOLDER (or s3://bucket/prefix later).",
+    )
+    reference_roots: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders that `file://` references of data sets may point into, as a "
+        "JSON list. Worker and "
+        "service must see the same. Empty: no references.",
+    )
+
+    # Limits of the API
+    max_model_bytes: int = Field(default=4 * GIB, ge=1)
+    max_dataset_bytes: int = Field(default=16 * GIB, ge=1)
+    max_request_bytes: int = Field(
+        default=12 * MIB, ge=1, description="Of a JSON body: eight probes with pictures fit."
+    )
+    max_queued_jobs: int = Field(
+        default=100, ge=1, description="Per tenant; more are refused with 429."
+    )
+    idempotency_hours: float = Field(default=24, gt=0)
+
+    # Life of a job
+    lease_seconds: float = Field(
+        default=60, gt=0, description="A worker that is silent for this long loses its job."
+    )
+    heartbeat_seconds: float = Field(default=10, gt=0)
+    reconcile_seconds: float = Field(
+        default=15, gt=0, description="How often lost jobs are looked for."
+    )
+    resend_seconds: float = Field(
+        default=60, gt=0, description="A queued job whose message is this old gets another."
+    )
+    max_attempts: int = Field(default=3, ge=1, description="Tries where the machine is at fault.")
+    cancel_grace_seconds: float = Field(
+        default=5, gt=0, description="Between asking the child to stop and killing it."
+    )
+    job_timeout_seconds: float = Field(default=24 * 3600, gt=0)
+
+    # The worker
+    work_dir: Path = Field(
+        default=Path("var/work"), description="Job folders: a disk of the worker."
+    )
+    device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
+    slots: int = Field(default=1, ge=1, description="Jobs at a time in one worker: one per device.")
+    threads_per_job: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads of one child. Unset: the cores divided by the slots.",
+    )
+    job_memory_bytes: int = Field(
+        default=16 * GIB,
+        ge=1,
+        description="Limit on the private memory (RLIMIT_DATA) of one child.",
+    )
+    job_file_bytes: int = Field(
+        default=32 * GIB, ge=1, description="Limit on one file a child writes."
+    )
+
+    # Logs
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_json: bool = Field(default=True, description="JSON lines; off: for reading in a terminal.")
+
+    @cached_property
+    def sessions(self) -> SessionFactory:
+        """The session factory of `database_url`; one engine a process."""
+        return make_session_factory(make_engine(self.database_url.get_secret_value()))
