@@ -1,0 +1,299 @@
+"""Images decoded once to one uint8 array on disk, memory-mapped."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from sanitizer.data.pixels import check_channels, to_pixels
+from sanitizer.data.source import ImageSource, Payload
+from sanitizer.errors import OutOfDisk
+
+Progress = Callable[[int, int], None]
+"""Called with images done and images in all."""
+
+_LAYOUT_VERSION = 1
+_CHUNK_IMAGES = 32
+
+
+class ImageSet:
+    """Images of one size, with their classes.
+
+    A subset shares the array of the whole and copies nothing.
+
+    Attributes:
+        labels: int64 [N].
+        class_names: By class number.
+        names: What a person calls each image.
+        resized: How many images of the whole had another size.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        class_names: Sequence[str],
+        names: Sequence[str],
+        *,
+        resized: int = 0,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        """`rows` says which of `images` these are; None: all."""
+        count = len(images) if rows is None else len(rows)
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise ValueError(f"images are uint8 [N, C, H, W], got {images.dtype} {images.shape}")
+        if not count == len(labels) == len(names):
+            raise ValueError(f"{count} images, {len(labels)} labels and {len(names)} names came")
+        self._whole = images
+        self._rows = rows
+        self.labels = labels
+        self.class_names = tuple(class_names)
+        self.names = names
+        self.resized = resized
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        class_names: Sequence[str] | None = None,
+    ) -> Self:
+        """A set of images that are in memory. Without names, classes and images go by number."""
+        numbers = [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
+        names = [f"image {i}" for i in range(len(labels))]
+        given = numbers if class_names is None else class_names
+        return cls(images, labels.astype(np.int64), given, names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, channels, height, width = self._whole.shape
+        return channels, height, width
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of all images, decoded."""
+        return len(self) * int(np.prod(self.shape))
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """uint8 [N, C, H, W]: the memory map itself; of a subset, a copy, so `read` is cheaper."""
+        return self._whole if self._rows is None else self._whole[self._rows]
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """A writable copy of the images at `indices`, [n, C, H, W]."""
+        rows = indices if self._rows is None else self._rows[indices]
+        return np.asarray(self._whole)[rows]
+
+    def subset(self, indices: NDArray[np.int64]) -> "ImageSet":
+        """The images at `indices`, in that order."""
+        return ImageSet(
+            self._whole,
+            self.labels[indices],
+            self.class_names,
+            [self.names[i] for i in indices],
+            resized=self.resized,
+            rows=indices if self._rows is None else self._rows[indices],
+        )
+
+    def class_counts(self, num_classes: int) -> list[int]:
+        """Images of each class."""
+        return [int(n) for n in np.bincount(self.labels, minlength=num_classes)]
+
+
+def decode(
+    source: ImageSource,
+    indices: NDArray[np.int64],
+    *,
+    input_size: tuple[int, int],
+    channels: int,
+    folder: Path,
+    on_progress: Progress | None = None,
+    threads: int | None = None,
+) -> ImageSet:
+    """Decodes images once, into `folder`; what was finished there before is taken up again.
+
+    Memory stays constant: a bounded number of images is under way at a time. The array is written
+    under another name and renamed when whole, then a marker names it finished; so an interrupted
+    run begins again and a finished one is reused. The name depends on the content of the source,
+    the indices, the size and the channels.
+
+    Args:
+        indices: Which images, [N]; the result has their order.
+        input_size: Height and width; images of another size are resized, and counted.
+        channels: 1 or 3; images of the other kind are converted.
+        folder: Belongs to this run alone; made if it is not there.
+        threads: That decode; None: one a processor, at most 8.
+
+    Raises:
+        CorruptImage: An image cannot be decoded.
+        DataUnreadable: The source is damaged, or the model takes neither 1 nor 3 channels.
+        OutOfDisk: `folder` is full.
+    """
+    check_channels(channels)
+    indices = np.ascontiguousarray(indices, dtype=np.int64)
+    shape = (len(indices), channels, *input_size)
+    key = _key(source, indices, shape)
+    array_path, marker_path = folder / f"images-{key}.npy", folder / f"images-{key}.json"
+    resized = _finished(array_path, marker_path, shape)
+    if resized is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            resized = _decode_to(
+                array_path, source, indices, shape, on_progress, threads or _default_threads()
+            )
+            _write_whole(marker_path, json.dumps({"shape": shape, "resized": resized}).encode())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OutOfDisk(
+                f"The disk filled up while decoding {len(indices):,} images, which take "
+                f"{int(np.prod(shape)):,} bytes, to {folder}. Free some space.",
+                needed_bytes=int(np.prod(shape)),
+            ) from error
+    elif on_progress is not None:
+        on_progress(len(indices), len(indices))
+    images = np.load(array_path, mmap_mode="r") if len(indices) else np.empty(shape, np.uint8)
+    return ImageSet(
+        images,
+        source.labels[indices],
+        source.class_names,
+        [source.names[i] for i in indices],
+        resized=resized,
+    )
+
+
+def _key(source: ImageSource, indices: NDArray[np.int64], shape: tuple[int, ...]) -> str:
+    digest = hashlib.sha256(repr((_LAYOUT_VERSION, source.digest(), shape)).encode())
+    digest.update(indices.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _finished(array_path: Path, marker_path: Path, shape: tuple[int, ...]) -> int | None:
+    """How many images were resized, if the array is there and whole."""
+    try:
+        marker = json.loads(marker_path.read_bytes())
+        size = array_path.stat().st_size
+    except (FileNotFoundError, ValueError):
+        return None
+    whole = marker.get("shape") == list(shape) and size == len(_header(shape)) + np.prod(shape)
+    return int(marker["resized"]) if whole else None
+
+
+def _decode_to(
+    array_path: Path,
+    source: ImageSource,
+    indices: NDArray[np.int64],
+    shape: tuple[int, ...],
+    on_progress: Progress | None,
+    threads: int,
+) -> int:
+    header = _header(shape)
+    image_bytes = int(np.prod(shape[1:]))
+    # One fixed name: what a killed run left under it is written over, not left to fill the disk.
+    part_path = array_path.with_suffix(".npy.part")
+    # Written with pwrite, not through a memory map: a full disk is then an error, not a SIGBUS.
+    descriptor = os.open(part_path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
+    try:
+        _pwrite_all(descriptor, header, 0)
+
+        def decode_chunk(chunk: Sequence[tuple[int, Payload]]) -> int:
+            resized = 0
+            for position, payload in chunk:
+                pixels, was_resized = to_pixels(
+                    payload,
+                    source.names[indices[position]],
+                    input_size=(shape[2], shape[3]),
+                    channels=shape[1],
+                    max_pixels=source.limits.image_pixels,
+                )
+                offset = len(header) + position * image_bytes
+                _pwrite_all(descriptor, pixels.tobytes(), offset)
+                resized += was_resized
+            return resized
+
+        resized = _in_threads(decode_chunk, source, indices, on_progress, threads)
+        os.fsync(descriptor)
+    except BaseException:
+        part_path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    part_path.replace(array_path)
+    return resized
+
+
+def _in_threads(
+    decode_chunk: Callable[[Sequence[tuple[int, Payload]]], int],
+    source: ImageSource,
+    indices: NDArray[np.int64],
+    on_progress: Progress | None,
+    threads: int,
+) -> int:
+    """Runs the chunks, a few at a time; the first error, in the order of the source, ends all."""
+    resized = done = 0
+    waiting: deque[tuple[int, Future[int]]] = deque()
+
+    def finish_one() -> None:
+        nonlocal resized, done
+        size, future = waiting.popleft()
+        resized += future.result()
+        done += size
+        if on_progress is not None:
+            on_progress(done, len(indices))
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        for chunk in _chunks(source.read(indices)):
+            waiting.append((len(chunk), pool.submit(decode_chunk, chunk)))
+            if len(waiting) > 2 * threads:
+                finish_one()
+        while waiting:
+            finish_one()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return resized
+
+
+def _chunks(items: Iterator[tuple[int, Payload]]) -> Iterator[list[tuple[int, Payload]]]:
+    while chunk := list(islice(items, _CHUNK_IMAGES)):
+        yield chunk
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    npy.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": tuple(int(n) for n in shape)}
+    )
+    return header.getvalue()
+
+
+def _pwrite_all(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    part_path = path.with_suffix(".json.part")
+    part_path.write_bytes(data)
+    part_path.replace(path)
+
+
+def _default_threads() -> int:
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)

@@ -1,0 +1,114 @@
+"""Batches whose order and augmentation are functions of (seed, epoch, step)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanitizer.data.augment import augment
+from sanitizer.data.image_set import ImageSet
+from sanitizer.errors import NotEnoughImages
+from sanitizer.randomness import make_generator
+from sanitizer.spec import Training
+
+RESIDENT_BYTES = 2 << 30
+"""Sets up to this size live on the device as one uint8 tensor; larger ones are read by batch."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 [B, C, H, W] in [0, 1], and labels, int64 [B]."""
+
+
+class Batches:
+    """Shuffled and augmented batches of a set, epoch by epoch.
+
+    The order of an epoch is a function of `(*seed_parts, "order", epoch)`, the augmentation of a
+    batch of `(*seed_parts, "augment", epoch, step)`: a run taken up at any step sees what it would
+    have seen.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        training: Training | None,
+        batch_size: int,
+        device: torch.device,
+        seed_parts: tuple[int | str, ...],
+        *,
+        resident_bytes: int = RESIDENT_BYTES,
+    ) -> None:
+        """Without `training` nothing is augmented.
+
+        Raises:
+            NotEnoughImages: The set has fewer than two images, and batch norm cannot train on one.
+        """
+        if len(image_set) < 2:
+            raise NotEnoughImages(
+                f"{len(image_set)} images came to train on; at least 2 are needed.",
+                available=len(image_set),
+                needed=2,
+            )
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, got {batch_size}")
+        self._pixels = _Pixels(image_set, device, resident_bytes)
+        self._training = training
+        self._batch_size = batch_size
+        self._seed_parts = seed_parts
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch. The last, smaller one counts, unless it would be one image alone."""
+        whole, rest = divmod(len(self._pixels), self._batch_size)
+        return whole + (rest > 1)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (counted from 0), from `start_step` on."""
+        generator = make_generator(*self._seed_parts, "order", epoch)
+        order = torch.randperm(len(self._pixels), generator=generator)
+        for step in range(start_step, self.steps_per_epoch):
+            places = order[step * self._batch_size : (step + 1) * self._batch_size]
+            images, labels = self._pixels.read(places)
+            if self._training is not None:
+                drawn = make_generator(*self._seed_parts, "augment", epoch, step)
+                images = augment(images, self._training, drawn)
+            yield _to_float(images), labels
+
+
+def evaluation_batches(
+    image_set: ImageSet, batch_size: int, device: torch.device
+) -> Iterator[Batch]:
+    """All images in their order, as they are."""
+    for start in range(0, len(image_set), batch_size):
+        places = np.arange(start, min(start + batch_size, len(image_set)), dtype=np.int64)
+        images = torch.from_numpy(image_set.read(places)).to(device)
+        yield _to_float(images), torch.from_numpy(image_set.labels[places]).to(device)
+
+
+class _Pixels:
+    """The images and labels of a set, on the device if they are few enough."""
+
+    def __init__(self, image_set: ImageSet, device: torch.device, resident_bytes: int) -> None:
+        self._set = image_set
+        self._device = device
+        # A copy: the set's own labels may be shared, and torch would write through.
+        self._labels = torch.from_numpy(np.array(image_set.labels, dtype=np.int64)).to(device)
+        self._resident: Tensor | None = None
+        if image_set.image_bytes <= resident_bytes:
+            everything = np.arange(len(image_set), dtype=np.int64)
+            self._resident = torch.from_numpy(image_set.read(everything)).to(device)
+
+    def __len__(self) -> int:
+        return len(self._set)
+
+    def read(self, places: Tensor) -> Batch:
+        """Images uint8 and labels at `places`, which is on the CPU."""
+        here = places.to(self._device, non_blocking=True)
+        if self._resident is None:
+            images = torch.from_numpy(self._set.read(places.numpy())).to(self._device)
+        else:
+            images = self._resident[here]
+        return images, self._labels[here]
+
+
+def _to_float(images: Tensor) -> Tensor:
+    return images.to(torch.float32).div_(255)

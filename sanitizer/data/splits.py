@@ -1,0 +1,107 @@
+"""Draws and splits that keep the shares of the classes. Pure functions of labels and seed."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sanitizer.errors import NotEnoughImages
+from sanitizer.randomness import make_generator
+
+Indices = NDArray[np.int64]
+
+
+def draw(labels: NDArray[np.int64], images: int | None, seed: int) -> Indices:
+    """Draws images so that the classes keep their shares.
+
+    Shares are rounded by largest remainder; then every class that exists gets at least one image,
+    as far as `images` reaches.
+
+    Args:
+        labels: Class of each image, [N].
+        images: How many to draw; None: all.
+
+    Returns:
+        Indices into `labels`, each at most once, ascending.
+
+    Raises:
+        NotEnoughImages: There are fewer than `images`.
+    """
+    if images is None or images == len(labels):
+        return np.arange(len(labels), dtype=np.int64)
+    if images > len(labels):
+        raise NotEnoughImages(
+            f"{images:,} images were asked for, the data has {len(labels):,}. Ask for fewer, or "
+            "leave the number out to use all.",
+            asked=images,
+            available=len(labels),
+        )
+    classes, counts = np.unique(labels, return_counts=True)
+    shares = _at_least_one(_apportion(counts, images))
+    drawn = [
+        _shuffled(labels, int(label), seed, "draw")[:share]
+        for label, share in zip(classes, shares, strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Splits images in two, class by class.
+
+    Each class gives `fraction` of its images, rounded to the nearest, to the second part, but
+    neither part loses a class that has two images or more; a class of one image stays in the first.
+
+    Args:
+        labels: Class of each image, [N].
+        fraction: Share of the second part, in (0, 1).
+
+    Returns:
+        Indices into `labels`: kept, held out; both ascending.
+
+    Raises:
+        NotEnoughImages: No class has two images, so that nothing can be held out.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    classes, counts = np.unique(labels, return_counts=True)
+    held = []
+    for label, count in zip(classes, counts, strict=True):
+        share = min(max(1, int(count * fraction + 0.5)), int(count) - 1)
+        held.append(_shuffled(labels, int(label), seed, "hold_out")[:share])
+    apart = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
+    if not len(apart):
+        raise NotEnoughImages(
+            f"The data has {len(labels)} images, none of its classes two, so none can be held out "
+            "to measure on. Give more images, or evaluation data.",
+            available=len(labels),
+        )
+    return np.setdiff1d(np.arange(len(labels), dtype=np.int64), apart), apart
+
+
+def _shuffled(labels: NDArray[np.int64], label: int, seed: int, purpose: str) -> Indices:
+    """The images of a class, in an order that depends on no other class."""
+    members = np.flatnonzero(labels == label).astype(np.int64)
+    order = torch.randperm(len(members), generator=make_generator(seed, purpose, label))
+    shuffled: Indices = members[order.numpy()]
+    return shuffled
+
+
+def _apportion(counts: NDArray[np.int64], seats: int) -> NDArray[np.int64]:
+    """`seats` shared in proportion to `counts`, by largest remainder, ties to the first."""
+    quotas = counts.astype(object) * seats  # exact: Python's integers
+    total = int(counts.sum())
+    shares = np.array([int(quota // total) for quota in quotas], dtype=np.int64)
+    remainders = np.array([float(quota % total) for quota in quotas])
+    first = np.argsort(-remainders, kind="stable")[: seats - int(shares.sum())]
+    shares[first] += 1
+    return shares
+
+
+def _at_least_one(shares: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Moves images from the largest classes to those that got none, while any class has two."""
+    for empty in np.flatnonzero(shares == 0):
+        richest = int(np.argmax(shares))
+        if shares[richest] < 2:
+            break
+        shares[richest] -= 1
+        shares[empty] += 1
+    return shares

@@ -1,0 +1,150 @@
+"""A report as one HTML page that needs nothing else: styles and pictures are in it."""
+
+import base64
+import struct
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from sanitizer.report.model import Proportion, Report
+
+_PICTURES = {
+    # By the start of a picture's name: heading, and what somebody is told who does not see it.
+    "before_after": (
+        "Before and after",
+        "Bar chart of clean accuracy, attack success rate and robust accuracy before and after, "
+        "with 95% intervals. The table of figures has the same values.",
+    ),
+    "curves": (
+        "During training",
+        "Line charts of the loss, and of clean accuracy, attack success rate and robust accuracy, "
+        "by epoch of each training stage.",
+    ),
+    "examples": (
+        "Examples",
+        "Evaluation images without and with the trigger, with the class that the model names for "
+        "the triggered ones, before and after.",
+    ),
+}
+
+
+def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
+    """The page.
+
+    Args:
+        pictures: PNGs by name, in the order they are shown. A name that starts with `before_after`,
+            `curves` or `examples` gets that heading and description, any other its own name.
+
+    Returns:
+        HTML5, UTF-8. Loads nothing, runs no script. Everything that came from outside is escaped.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=_percent, points=_points, size=_size, duration=_duration)
+    source = (files("sanitizer.report") / "page.html.jinja").read_text(encoding="utf-8")
+    page = environment.from_string(source)
+    return page.render(
+        report=report,
+        rows=_rows(report),
+        settings=list(_flattened(report.method).items()),
+        stages=[stage for stage in report.stages if stage.stage not in ("load", "write")],
+        pictures=[_picture(name, png) for name, png in pictures.items()],
+    )
+
+
+def _rows(report: Report) -> list[dict[str, Any]]:
+    """The table of figures: each before, after, and the change; `good` where the change is one."""
+    rows = [
+        _row("ACC", "Clean accuracy", report.before.accuracy, report.after.accuracy, higher=True)
+    ]
+    for before, after in zip(report.before.probes, report.after.probes, strict=True):
+        name = f"probe {before.name}, target class {before.target_class}"
+        rows += [
+            _row("ASR", f"Attack success rate, {name}", before.asr, after.asr, higher=False),
+            _row("RA", f"Robust accuracy, {name}", before.ra, after.ra, higher=True),
+        ]
+    return rows
+
+
+def _row(
+    short: str, label: str, before: Proportion, after: Proportion, *, higher: bool
+) -> dict[str, Any]:
+    change = after.value - before.value
+    return {
+        "short": short,
+        "label": label,
+        "before": before,
+        "after": after,
+        "change": change,
+        "good": None if change == 0 else (change > 0) == higher,
+    }
+
+
+def _picture(name: str, png: bytes) -> dict[str, Any]:
+    # A PNG's header has width and height at bytes 16 to 24. Pictures are drawn at 150 dots an inch,
+    # a page has 96.
+    width, height = (round(side * 96 / 150) for side in struct.unpack(">II", png[16:24]))
+    stem = name.rsplit(".", 1)[0]
+    known = next((known for known in _PICTURES if stem.startswith(known)), None)
+    heading, description = _PICTURES[known] if known else (stem, stem)
+    return {
+        "id": stem,
+        "heading": heading,
+        "description": description,
+        "width": width,
+        "height": height,
+        "source": "data:image/png;base64," + base64.b64encode(png).decode("ascii"),
+    }
+
+
+def _flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as one list of dotted names and values."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update(_flattened(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = _setting(value)
+    return flat
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_setting(v)}" for key, v in value.items())
+    if isinstance(value, list | tuple):
+        separator = "; " if any(isinstance(v, Mapping) for v in value) else ", "
+        return separator.join(_setting(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}"
+
+
+def _points(change: float) -> str:
+    """A difference of shares in percentage points, with a real minus sign."""
+    return f"{100 * change:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _size(count: int) -> str:
+    amount = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            return f"{amount:,.0f} {unit}" if unit == "bytes" else f"{amount:,.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("unreachable: the last unit always returns")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

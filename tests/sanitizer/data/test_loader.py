@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sanitizer.data.augment import augment
+from sanitizer.data.image_set import ImageSet
+from sanitizer.data.loader import Batches, evaluation_batches
+from sanitizer.errors import NotEnoughImages
+from sanitizer.randomness import make_generator
+from sanitizer.spec import Training
+
+CPU = torch.device("cpu")
+
+
+def build_set(images: int) -> ImageSet:
+    """Every pixel of an image is its number."""
+    numbers = np.arange(images, dtype=np.uint8)
+    return ImageSet.from_arrays(
+        np.broadcast_to(numbers[:, None, None, None], (images, 1, 4, 4)).copy(),
+        numbers.astype(np.int64) % 3,
+    )
+
+
+def numbers_of(images: Tensor) -> list[int]:
+    return [round(value) for value in (images[:, 0, 0, 0] * 255).tolist()]
+
+
+def plain(images: int, batch_size: int) -> Batches:
+    return Batches(build_set(images), None, batch_size, CPU, (1, "teacher"))
+
+
+def test_an_epoch_shows_every_image_once_with_its_label() -> None:
+    seen: list[int] = []
+    for images, labels in plain(10, 4).epoch(0):
+        assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+        assert labels.tolist() == [n % 3 for n in numbers_of(images)]
+        seen += numbers_of(images)
+    assert sorted(seen) == list(range(10))
+    assert seen != list(range(10))
+
+
+def test_pixels_are_between_0_and_1() -> None:
+    images = np.array([0, 51, 255, 102], dtype=np.uint8).reshape(4, 1, 1, 1)
+    image_set = ImageSet.from_arrays(images, np.zeros(4, np.int64))
+    (batch,) = evaluation_batches(image_set, 4, CPU)
+    assert torch.equal(batch[0].flatten(), torch.tensor([0, 0.2, 1, 0.4]))
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "sizes"),
+    [(8, 4, [4, 4]), (10, 4, [4, 4, 2]), (9, 4, [4, 4]), (3, 4, [3]), (2, 2, [2])],
+)
+def test_the_last_batch_is_kept_unless_it_is_one_image_alone(
+    images: int, batch_size: int, sizes: list[int]
+) -> None:
+    batches = plain(images, batch_size)
+    assert [len(labels) for _, labels in batches.epoch(0)] == sizes
+    assert batches.steps_per_epoch == len(sizes)
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 1 << 20], ids=["from the map", "resident"])
+@pytest.mark.parametrize("start", [0, 1, 3, 4])
+def test_an_epoch_taken_up_at_any_step_goes_on_with_the_same_batches(
+    start: int, resident_bytes: int
+) -> None:
+    def build() -> Batches:
+        return Batches(build_set(40), Training(), 10, CPU, (1,), resident_bytes=resident_bytes)
+
+    whole = list(build().epoch(3))
+    rest = list(build().epoch(3, start))
+    assert len(rest) == 4 - start
+    for (images, labels), (expected, expected_labels) in zip(rest, whole[start:], strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, expected_labels)
+
+
+def test_a_set_read_from_the_map_gives_what_a_resident_one_gives() -> None:
+    settings = (Training(), 10, CPU, (1,))
+    resident = Batches(build_set(40), *settings).epoch(0)
+    mapped = Batches(build_set(40), *settings, resident_bytes=0).epoch(0)
+    for (left, left_labels), (right, right_labels) in zip(resident, mapped, strict=True):
+        assert torch.equal(left, right)
+        assert torch.equal(left_labels, right_labels)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = Batches(build_set(40), None, 40, CPU, (seed,))
+        return numbers_of(next(batches.epoch(epoch))[0])
+
+    orders = [order(1, 0), order(1, 1), order(2, 0)]
+    assert orders[0] == order(1, 0)
+    assert len({tuple(o) for o in orders}) == 3
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_step() -> None:
+    training = Training()
+    image_set = build_set(40)
+    augmented = list(Batches(image_set, training, 10, CPU, (1, "distil")).epoch(2))
+    clean = list(Batches(image_set, None, 10, CPU, (1, "distil")).epoch(2))
+    for step, ((images, _), (expected, _)) in enumerate(zip(augmented, clean, strict=True)):
+        generator = make_generator(1, "distil", "augment", 2, step)
+        assert torch.equal(images, augment(expected, training, generator))
+
+
+def test_a_subset_gives_its_own_images() -> None:
+    part = build_set(40).subset(np.array([30, 7, 12]))
+    batches = Batches(part, None, 3, CPU, (1,))
+    assert sorted(numbers_of(next(batches.epoch(0))[0])) == [7, 12, 30]
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_fewer_than_two_images_are_refused(images: int) -> None:
+    with pytest.raises(NotEnoughImages, match=f"{images} images came to train on"):
+        plain(images, 4)
+
+
+def test_evaluation_batches_are_all_images_in_order() -> None:
+    batches = list(evaluation_batches(build_set(9), 4, CPU))
+    assert [len(labels) for _, labels in batches] == [4, 4, 1]
+    assert [n for images, _ in batches for n in numbers_of(images)] == list(range(9))
+
+
+def test_evaluation_batches_of_nothing_are_none() -> None:
+    assert list(evaluation_batches(build_set(0), 4, CPU)) == []

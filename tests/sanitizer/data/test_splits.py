@@ -1,0 +1,96 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sanitizer.data.splits import draw, hold_out
+from sanitizer.errors import NotEnoughImages
+
+label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(
+    lambda values: np.array(values, dtype=np.int64)
+)
+seeds = st.integers(0, 2**63 - 1)
+
+
+@given(label_lists, seeds, st.data())
+def test_a_draw_is_stratified_and_without_repeats(
+    labels: NDArray[np.int64], seed: int, data: st.DataObject
+) -> None:
+    images = data.draw(st.integers(1, len(labels)))
+    drawn = draw(labels, images, seed)
+    counts, chosen = Counter(labels.tolist()), Counter(labels[drawn].tolist())
+    assert len(drawn) == images == len(set(drawn.tolist()))
+    assert drawn.tolist() == sorted(drawn.tolist())
+    assert len(chosen) == len(counts) or images < len(counts)
+    for label, count in counts.items():
+        quota = images * count / len(labels)
+        # Classes raised to one take at most one image each from the others.
+        assert chosen[label] >= min(1, images // len(counts))
+        assert chosen[label] < quota + 1 or chosen[label] == 1
+        assert chosen[label] <= count
+
+
+def test_shares_are_rounded_by_largest_remainder() -> None:
+    labels = np.repeat(np.arange(3), [50, 30, 20])
+    # Quotas 3.5, 2.1, 1.4: the one left over goes to the largest remainder.
+    assert np.bincount(labels[draw(labels, 7, 0)]).tolist() == [4, 2, 1]
+
+
+def test_a_rare_class_gets_an_image() -> None:
+    labels = np.repeat(np.arange(2), [999, 1])
+    assert np.bincount(labels[draw(labels, 10, 0)]).tolist() == [9, 1]
+
+
+def test_a_draw_is_a_function_of_its_seed() -> None:
+    labels = np.repeat(np.arange(5), 40)
+    assert draw(labels, 50, 1).tolist() == draw(labels, 50, 1).tolist()
+    assert draw(labels, 50, 1).tolist() != draw(labels, 50, 2).tolist()
+
+
+def test_a_draw_is_the_one_it_has_always_been() -> None:
+    # Jobs are repeated by their seed: a change here changes what every recorded seed means.
+    assert draw(np.arange(30) % 3, 6, 7).tolist() == [3, 6, 8, 13, 25, 26]
+
+
+def test_no_number_draws_all() -> None:
+    assert draw(np.zeros(4, dtype=np.int64), None, 0).tolist() == [0, 1, 2, 3]
+
+
+def test_more_than_there_are_is_refused_with_both_numbers() -> None:
+    with pytest.raises(NotEnoughImages) as caught:
+        draw(np.zeros(4, dtype=np.int64), 5, 0)
+    assert caught.value.data == {"asked": 5, "available": 4}
+
+
+@given(label_lists, seeds, st.floats(0.01, 0.99))
+def test_a_hold_out_parts_every_class(
+    labels: NDArray[np.int64], seed: int, fraction: float
+) -> None:
+    counts = Counter(labels.tolist())
+    if max(counts.values()) < 2:
+        with pytest.raises(NotEnoughImages):
+            hold_out(labels, fraction, seed)
+        return
+    kept, held = hold_out(labels, fraction, seed)
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(len(labels)))
+    assert kept.tolist() == sorted(kept.tolist())
+    assert held.tolist() == sorted(held.tolist())
+    apart = Counter(labels[held].tolist())
+    for label, count in counts.items():
+        assert abs(apart[label] - fraction * count) <= 1
+        assert (0 < apart[label] < count) == (count > 1)
+
+
+def test_a_hold_out_is_a_function_of_its_seed() -> None:
+    labels = np.repeat(np.arange(5), 40)
+    assert hold_out(labels, 0.2, 1)[1].tolist() == hold_out(labels, 0.2, 1)[1].tolist()
+    assert hold_out(labels, 0.2, 1)[1].tolist() != hold_out(labels, 0.2, 2)[1].tolist()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0])
+def test_a_hold_out_of_nothing_or_all_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match="fraction"):
+        hold_out(np.zeros(4, dtype=np.int64), fraction, 0)

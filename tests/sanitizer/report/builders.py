@@ -1,0 +1,123 @@
+"""Reports as a run would leave them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sanitizer.evaluation.metrics import wilson
+from sanitizer.report.model import (
+    DataRecord,
+    Decision,
+    EpochRecord,
+    Evaluation,
+    ModelFile,
+    ModelRecord,
+    ProbeResult,
+    Report,
+    StageRecord,
+    Verdict,
+    WarningRecord,
+)
+from sanitizer.spec import ArgdConfig
+
+
+def build_probe(name: str, successes: int, kept: int) -> ProbeResult:
+    return ProbeResult(
+        name=name,
+        target_class=0,
+        asr=wilson(successes, 9000),
+        ra=wilson(kept, 9000),
+        asr_per_class={c: wilson(min(1000, successes // 9 + c), 1000) for c in range(1, 10)},
+        natural_rate=wilson(210, 9000),
+    )
+
+
+def build_evaluation(right: int, probes: list[ProbeResult]) -> Evaluation:
+    return Evaluation(
+        accuracy=wilson(right, 10_000),
+        accuracy_per_class={c: wilson(right // 10 - 5 * c, 1000) for c in range(10)},
+        probes=probes,
+    )
+
+
+def build_epochs(teacher: bool, probes: tuple[str, ...]) -> list[EpochRecord]:
+    epochs = []
+    for epoch in range(1, 11):
+        values = {
+            "loss": 1.6 / epoch if teacher else 40 / epoch,
+            "cross_entropy": 1.6 / epoch,
+            "train_accuracy": 0.72 - 0.3 / epoch,
+            "accuracy": 0.75 - 0.2 / epoch,
+        }
+        if not teacher:
+            values |= {"node": 38 / epoch, "edge": 0.2 / epoch, "embedding": 0.01 / epoch}
+        for number, name in enumerate(probes):
+            values |= {
+                f"asr.{name}": 0.9 / epoch**2 + 0.02 * number,
+                f"ra.{name}": 0.7 - 0.5 / epoch,
+            }
+        epochs.append(EpochRecord(epoch=epoch, values=values))
+    return epochs
+
+
+def build_report(
+    probes: tuple[str, ...] = ("grid",),
+    *,
+    verdict: Verdict = Verdict.ALLOWED,
+    filename: str = "argd-gridtrigger-wrn-16-1.pth.tar",
+    warnings: tuple[WarningRecord, ...] = (),
+    resumed: int = 0,
+) -> Report:
+    return Report(
+        model=ModelRecord(
+            architecture="wrn-16-1",
+            detected=True,
+            num_classes=10,
+            input_size=(32, 32),
+            channels=3,
+            mean=[0, 0, 0],
+            std=[1, 1, 1],
+            parameters=175_994,
+            taps=["block1", "block2", "block3"],
+            dropped_entries=["epoch", "optimizer"],
+        ),
+        input=ModelFile(filename=filename, format="pytorch", sha256="ab" * 32, bytes=1_437_001),
+        output=ModelFile(
+            filename="sanitized-wrn.pth.tar", format="pytorch", sha256="cd" * 32, bytes=722_111
+        ),
+        clean_data=DataRecord(
+            images=2500, images_available=50_000, per_class=[250] * 10, seed=7, source="given"
+        ),
+        evaluation_data=DataRecord(
+            images=10_000, images_available=10_000, per_class=[1000] * 10, source="given"
+        ),
+        method=ArgdConfig().model_dump(mode="json"),
+        seed=7,
+        device="cpu",
+        versions={"python": "3.11.7", "torch": "2.15.0", "numpy": "2.4.6"},
+        before=build_evaluation(7267, [build_probe(name, 8993, 6) for name in probes]),
+        after=build_evaluation(7523, [build_probe(name, 323, 6400) for name in probes]),
+        der=dict.fromkeys(probes, 0.9816),
+        decision=Decision(
+            verdict=verdict,
+            reasons=[
+                "Every measured trigger and the clean accuracy are within the policy. Triggers "
+                "that were not given were not measured."
+            ],
+        ),
+        stages=[
+            StageRecord(stage="load", seconds=2.1),
+            StageRecord(stage="baseline", seconds=8.25),
+            StageRecord(stage="teacher", seconds=23.4, epochs=build_epochs(True, probes)),
+            StageRecord(stage="distil", seconds=84.2, epochs=build_epochs(False, probes)),
+            StageRecord(stage="evaluate", seconds=8.1),
+            StageRecord(stage="write", seconds=0.1),
+        ],
+        warnings=list(warnings),
+        seconds=126.2,
+        resumed=resumed,
+    )
+
+
+def build_images(count: int, channels: int = 3) -> NDArray[np.uint8]:
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (count, channels, 16, 16), dtype=np.uint8)

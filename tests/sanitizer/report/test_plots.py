@@ -1,0 +1,94 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sanitizer.report.model import Report, StageRecord
+from sanitizer.report.plots import plot_before_after, plot_curves, plot_examples
+
+from .builders import build_images, build_report
+
+
+def picture(png: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(png))
+    image.load()
+    assert image.format == "PNG"
+    return image.convert("RGB")
+
+
+def has_color(png: bytes, hexadecimal: str) -> bool:
+    color = tuple(int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5))
+    return bool((np.asarray(picture(png)) == color).all(axis=2).any())
+
+
+@pytest.mark.parametrize("probes", [(), ("grid",), ("grid", "blend", "sig", "mask")])
+def test_curves_show_a_line_of_each_figure(probes: tuple[str, ...]) -> None:
+    png = plot_curves(build_report(probes))
+    assert has_color(png, "#0072B2")
+    assert has_color(png, "#D55E00") == bool(probes)
+    assert has_color(png, "#009E73") == bool(probes)
+
+
+def with_stages(report: Report, stages: list[StageRecord]) -> Report:
+    return report.model_copy(update={"stages": stages})
+
+
+def test_curves_of_a_run_without_training_say_so() -> None:
+    assert picture(plot_curves(with_stages(build_report(), []))).size[0] > 600
+
+
+def test_curves_without_an_evaluation_an_epoch_show_the_loss() -> None:
+    report = build_report()
+    stages = [
+        StageRecord(
+            stage="finetune",
+            seconds=1,
+            epochs=[
+                epoch.model_copy(update={"values": {"loss": epoch.values["loss"]}})
+                for epoch in report.stages[2].epochs
+            ],
+        )
+    ]
+    png = plot_curves(with_stages(report, stages))
+    assert not has_color(png, "#0072B2")
+
+
+def test_a_loss_of_zero_is_drawn() -> None:
+    report = build_report()
+    (first, *_) = report.stages[3].epochs
+    zero = first.model_copy(update={"values": {"loss": 1.0, "edge": 0.0}})
+    stages = [StageRecord(stage="distil", seconds=1, epochs=[zero])]
+    assert picture(plot_curves(with_stages(report, stages))).size[0] > 600
+
+
+def test_bars_show_every_probe() -> None:
+    widths = [picture(plot_before_after(build_report(p))).size[0] for p in ((), ("a",), ("a", "b"))]
+    assert widths == sorted(widths)
+    assert not has_color(plot_before_after(build_report(())), "#D55E00")
+    assert has_color(plot_before_after(build_report(("a",))), "#D55E00")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 8])
+def test_examples_show_each_image_twice(channels: int, count: int) -> None:
+    images = build_images(count, channels)
+    labels = [i % 3 for i in range(count)]
+    png = plot_examples(images, 255 - images, labels, [0] * count, labels, ["cat", "dog", "cow"])
+    assert picture(png).size == pytest.approx((150 * (1.25 + 1.3 * count), 150 * 3.55), abs=2)
+
+
+def test_strange_class_names_are_drawn_without_a_warning() -> None:
+    images = build_images(4)
+    names = ["$x^2$ and a name far too long to fit", "犬", "", "ok"]
+    assert plot_examples(images, images, [0, 1, 2, 3], [7, 1, 2, 3], [0, 1, 2, 3], names)
+
+
+def test_examples_that_do_not_fit_each_other_are_refused() -> None:
+    images = build_images(2)
+    with pytest.raises(ValueError, match="got 2, 2, 1, 2 and 2"):
+        plot_examples(images, images, [0], [0, 0], [0, 0], ["cat"])
+
+
+def test_the_same_report_gives_the_same_bytes() -> None:
+    assert plot_before_after(build_report()) == plot_before_after(build_report())

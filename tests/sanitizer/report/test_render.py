@@ -1,0 +1,145 @@
+import base64
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from sanitizer.report.model import Verdict, WarningRecord
+from sanitizer.report.plots import plot_before_after
+from sanitizer.report.render import render_page
+
+from .builders import build_report
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] != ["style"]:
+            self.words += data.split()
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_verdict_and_its_reasons_come_first() -> None:
+    page = Page(render_page(build_report(), {}))
+    assert "Allowed Every measured trigger" in page.text
+    assert page.text.index("Allowed") < page.text.index("Figures")
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_every_verdict_is_named(verdict: Verdict) -> None:
+    assert verdict.value.capitalize() in Page(render_page(build_report(verdict=verdict), {})).text
+
+
+def test_figures_stand_before_and_after_with_intervals_and_change() -> None:
+    text = Page(render_page(build_report(), {})).text
+    assert "ACC Clean accuracy 72.67% 71.79% to 73.53% 75.23% 74.37% to 76.07% +2.56 better" in text
+    assert "99.92% 99.84% to 99.96% 3.59% 3.22% to 3.99% −96.33 better" in text  # noqa: RUF001  # a minus sign, as the page has it
+
+
+def test_a_report_of_several_probes_names_each() -> None:
+    text = Page(render_page(build_report(("grid", "blend")), {})).text
+    assert "probe grid, target class 0" in text
+    assert "probe blend, target class 0" in text
+
+
+def test_a_report_without_probes_says_that_no_trigger_was_measured() -> None:
+    text = Page(render_page(build_report(()), {})).text
+    assert "No trigger was given, so no attack success rate was measured." in text
+    assert "Attack success rate" not in text
+
+
+def test_what_was_not_looked_for_is_said() -> None:
+    text = Page(render_page(build_report(), {})).text
+    assert "What was not looked for Only the triggers above were measured." in text
+
+
+def test_hashes_data_settings_and_warnings_are_there() -> None:
+    warning = WarningRecord(code="files_ignored", message="3 files were left out.")
+    text = Page(render_page(build_report(warnings=(warning,), resumed=2), {})).text
+    for expected in (
+        "ab" * 32,
+        "cd" * 32,
+        "2,500 images of 50,000, drawn by class with seed 7. 10 classes, 250 images each.",
+        "10,000 images of 10,000, all that were given.",
+        "student.cutout_size 3",
+        "3 files were left out. files_ignored",
+        "taken up again 2 times",
+        "epoch, optimizer",
+        "torch 2.15.0",
+    ):
+        assert expected in text
+
+
+def test_pictures_are_embedded_and_described() -> None:
+    png = plot_before_after(build_report())
+    (image,) = Page(render_page(build_report(), {"before_after.png": png})).all("img")
+    source = image["src"] or ""
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == png
+    assert (image["alt"] or "").startswith("Bar chart")
+
+
+def test_the_page_loads_nothing_and_runs_nothing() -> None:
+    page = Page(render_page(build_report(), {"a.png": plot_before_after(build_report())}))
+    assert not page.all("script")
+    assert not page.all("link")
+    assert all((i["src"] or "").startswith("data:") for i in page.all("img"))
+    assert any("default-src 'none'" in (m.get("content") or "") for m in page.all("meta"))
+
+
+def test_what_came_from_outside_is_escaped() -> None:
+    evil = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
+    html = render_page(
+        build_report(filename=evil, warnings=(WarningRecord(code="x", message=evil),)),
+        {evil: plot_before_after(build_report())},
+    )
+    page = Page(html)
+    assert not page.all("script")
+    assert [i["src"] for i in page.all("img") if i["src"] == "x"] == []
+    assert "alert(1)" in page.text
+
+
+def test_headings_and_tables_are_marked_up_for_screen_readers() -> None:
+    page = Page(render_page(build_report(), {}))
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("h1")) == 1
+    assert all("scope" in header for header in page.all("th"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        if "aria-labelledby" in attributes:
+            assert attributes["aria-labelledby"] in ids
+
+
+def test_reports_are_made_without_a_look_at_attacks() -> None:
+    code = (
+        "import sys, sanitizer.report.plots, sanitizer.report.render\n"
+        "assert not [m for m in sys.modules if m.startswith(('sanitizer.attacks', 'torch'))]\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
