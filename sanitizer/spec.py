@@ -24,9 +24,9 @@ MAX_PICTURE_BYTES = 1 << 20
 
 
 class Strict(BaseModel):
-    """Refuses unknown fields and is immutable."""
+    """Refuses unknown fields, NaN and the infinities, and is immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # --- Probes: triggers that are measured, never trained on ----------------------------------------

@@ -86,6 +86,13 @@ class Settings(BaseSettings):
         default=32 * GIB, ge=1, description="Limit on one file a child writes."
     )
 
+    child_command: tuple[str, ...] = Field(
+        default=(),
+        description="What starts the sanitizer, as a JSON list; it is followed by `run SPEC.json "
+        "--out DIR --work DIR --exit-with-parent`. Empty: this Python with `-m sanitizer`. For "
+        'putting each run into a sandbox, such as ["bwrap", ..., "python", "-m", "sanitizer"].',
+    )
+
     # Logs
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     log_json: bool = Field(default=True, description="JSON lines; off: for reading in a terminal.")

@@ -200,7 +200,7 @@ def build(
     Raises:
         ValueError: The network cannot be made for that size.
     """
-    from torchvision.models import get_model  # type: ignore[import-untyped]  # it has no types
+    from torchvision.models import get_model
 
     settings: dict[str, Any] = {}
     if name in AUXILIARY:

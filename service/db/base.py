@@ -33,7 +33,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 Json: TypeEngine[Any] = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 """JSON, as JSONB on PostgreSQL."""
 
-Id = String(40)
+Id = String(48)
 
 
 class Base(DeclarativeBase):

@@ -377,7 +377,7 @@ def test_images_too_small_are_refused_at_once() -> None:
 
 
 def _with_heads(name: str) -> State:
-    from torchvision.models import get_model  # type: ignore[import-untyped]  # it has no types
+    from torchvision.models import get_model
 
     with SkeletonMode():
         network = get_model(name, weights=None, num_classes=7, aux_logits=True, init_weights=False)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import (  # type: ignore[import-untyped]  # as above
+from torchvision.models.feature_extraction import (
     create_feature_extractor,
 )
 

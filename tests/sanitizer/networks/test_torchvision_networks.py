@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torchvision import models  # type: ignore[import-untyped]  # it has no types
+from torchvision import models
 
 from sanitizer import catalog
 from sanitizer.networks.skeleton import SkeletonMode

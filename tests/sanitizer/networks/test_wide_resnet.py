@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it has no types
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image

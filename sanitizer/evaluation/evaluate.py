@@ -1,0 +1,99 @@
+"""Measures a model: ACC on clean images, ASR and RA with each trigger on."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sanitizer.attacks.trigger import Trigger
+from sanitizer.data.image_set import ImageSet
+from sanitizer.evaluation import metrics
+from sanitizer.report.model import Evaluation, ProbeResult
+
+BATCH_SIZE = 500
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """The class a network gives each image.
+
+    Args:
+        network: In eval mode.
+        images: [B, C, H, W], uint8.
+        device: Where the network is.
+
+    Returns:
+        [B], int64, on the CPU.
+    """
+    logits = network(images.to(device).float() / 255)
+    return torch.as_tensor(logits.argmax(dim=1)).cpu()
+
+
+def evaluate(
+    network: nn.Module,
+    image_set: ImageSet,
+    triggers: Sequence[Trigger],
+    *,
+    num_classes: int,
+    device: torch.device,
+    on_images: Callable[[int], None] = lambda _images: None,
+) -> Evaluation:
+    """All figures of one model. The network is put into eval mode.
+
+    Args:
+        on_images: Called with how many images went through the network since the last call.
+
+    Raises:
+        NotEnoughImages: There is no image, or none whose true class is not a trigger's target.
+    """
+    network.eval()
+    clean: list[Tensor] = []
+    triggered: list[list[Tensor]] = [[] for _ in triggers]
+    for images, labels in _batches(image_set):
+        clean.append(predict(network, images, device))
+        on_images(len(labels))
+        for trigger, predictions in zip(triggers, triggered, strict=True):
+            others = images[labels != trigger.target_class]
+            if len(others):
+                predictions.append(predict(network, trigger.apply(others), device))
+                on_images(len(others))
+    labels = torch.from_numpy(image_set.labels.copy())
+    predicted = torch.cat(clean) if clean else labels[:0]
+    return Evaluation(
+        accuracy=metrics.accuracy(predicted, labels),
+        accuracy_per_class=metrics.accuracy_per_class(predicted, labels, num_classes),
+        probes=[
+            _probe_result(trigger, predicted, labels, torch.cat(predictions or [labels[:0]]))
+            for trigger, predictions in zip(triggers, triggered, strict=True)
+        ],
+    )
+
+
+def _probe_result(
+    trigger: Trigger, clean: Tensor, labels: Tensor, triggered: Tensor
+) -> ProbeResult:
+    target = trigger.target_class
+    others = labels != target
+    # The metrics leave the target's own images out themselves; their places hold the clean answer.
+    everywhere = clean.clone()
+    everywhere[others] = triggered
+    return ProbeResult(
+        name=trigger.name,
+        target_class=target,
+        asr=metrics.attack_success_rate(everywhere, labels, target),
+        ra=metrics.robust_accuracy(everywhere, labels, target),
+        asr_per_class={
+            int(label): metrics.wilson(
+                int((everywhere[labels == label] == target).sum()), int((labels == label).sum())
+            )
+            for label in torch.unique(labels[others])
+        },
+        natural_rate=metrics.natural_rate(clean, labels, target),
+    )
+
+
+def _batches(image_set: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(image_set), BATCH_SIZE):
+        places = np.arange(start, min(start + BATCH_SIZE, len(image_set)))
+        yield torch.from_numpy(image_set.read(places)), torch.from_numpy(image_set.labels[places])

@@ -1,0 +1,645 @@
+"""The one entry point of the library: a specification in, a sanitized model and its report out."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sanitizer.attacks.trigger import Trigger, make_trigger
+from sanitizer.data.image_set import ImageSet, decode
+from sanitizer.data.loader import Batches
+from sanitizer.data.readers import open_source
+from sanitizer.data.source import (
+    ImageSource,
+    check_classes,
+    check_every_class,
+    check_same_order,
+)
+from sanitizer.data.splits import draw, hold_out
+from sanitizer.errors import DeviceUnavailable, InvalidSpec
+from sanitizer.evaluation.evaluate import evaluate, predict
+from sanitizer.evaluation.metrics import defense_effectiveness
+from sanitizer.events import (
+    Artifact,
+    MetricEvent,
+    ResultEvent,
+    Stage,
+    StageEvent,
+    WarningEvent,
+)
+from sanitizer.methods.loop import LoopHooks, LoopState, train
+from sanitizer.methods.plan import Bench, TrainingStage, plan
+from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from sanitizer.networks.registry import LoadedNetwork, load_network
+from sanitizer.progress import Emit, Progress
+from sanitizer.randomness import derive_seed
+from sanitizer.report.model import (
+    ArtifactKind,
+    DataRecord,
+    EpochRecord,
+    Evaluation,
+    ModelFile,
+    ModelRecord,
+    Report,
+    StageRecord,
+    WarningRecord,
+)
+from sanitizer.report.verdict import decide
+from sanitizer.run_state import RunState
+from sanitizer.spec import DataSource, Device, SanitizeSpec
+
+EXAMPLE_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that was loaded and checked before anything is trained."""
+
+    checkpoint: Checkpoint
+    suspect: LoadedNetwork
+    input_file: ModelFile
+    clean: ImageSet
+    clean_record: DataRecord
+    evaluation: ImageSet
+    evaluation_record: DataRecord
+    curve: ImageSet | None
+    examples: Tensor
+    """[N, C, H, W], uint8: evaluation images whose class is not the first probe's target."""
+    example_labels: Tensor
+    triggers: tuple[Trigger, ...]
+
+
+def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> Report:
+    """Runs a whole job: load, measure, train, measure again, write.
+
+    A run that was killed goes on where its last checkpoint in `work` stands, and ends in the same
+    model, byte for byte, as one that was not.
+
+    Args:
+        spec: What to do.
+        out: Folder for the model, the report and its pictures; made if it is not there.
+        work: Folder for decoded images and the checkpoint; can go once the run succeeded.
+        emit: Gets every event, the `ResultEvent` last.
+
+    Returns:
+        The report, as it was written to `report.json`.
+
+    Raises:
+        SanitizerError: Something is wrong; see `sanitizer.errors`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return _Run(spec, out, work, emit).execute()
+
+
+class _Run:
+    def __init__(self, spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> None:
+        self.spec = spec
+        self.out = out
+        self.work = work
+        self._emit = emit
+        self.device = choose_device(spec.device)
+        self.stages = plan(spec.method)
+        self.warnings: list[WarningRecord] = []
+        self.begun = monotonic()
+
+    def execute(self) -> Report:
+        _prepare_torch(self.spec.threads)
+        self._begin(Stage.LOAD, "Reading the model and the images.")
+        self.inputs = self._load()
+        fingerprint = _fingerprint(self.spec, self.inputs)
+        saved = RunState.load(self.work, fingerprint)
+        self.state = saved or RunState(fingerprint)
+        if saved:
+            self.state.resumed += 1
+            self._warn("resumed", "The run was interrupted and goes on from its last checkpoint.")
+        self.progress = Progress(self._emit, self._planned_work(), self._done_work())
+        self._record(Stage.LOAD, monotonic() - self.begun)
+
+        self.network = self.inputs.suspect.network.to(self.device)
+        if self.state.before is None:
+            self._measure_suspect()
+        self._train()
+        after = self._measure(Stage.EVALUATE, "Measuring the sanitized model.")
+        return self._write(after)
+
+    # --- Load --------------------------------------------------------------------------------
+
+    def _load(self) -> Inputs:
+        spec = self.spec
+        input_file_bytes = spec.model.path.stat().st_size
+        checkpoint = read_checkpoint(spec.model.path)
+        suspect = load_network(checkpoint, spec.model)
+        triggers = tuple(
+            make_trigger(
+                probe,
+                input_size=suspect.input_size,
+                channels=suspect.channels,
+                num_classes=suspect.num_classes,
+            )
+            for probe in spec.probes
+        )
+        self._check_node_weights(len(suspect.taps))
+        clean_source = self._open(spec.clean_data, suspect, "clean data")
+        indices = draw(clean_source.labels, spec.clean_data.images, spec.clean_data.seed)
+        check_every_class(
+            clean_source.labels[indices], suspect.num_classes, clean_source.class_names
+        )
+        if spec.evaluation_data is None:
+            clean_indices, held = hold_out(
+                clean_source.labels[indices], spec.holdout, spec.clean_data.seed
+            )
+            evaluation_source, evaluation_indices = clean_source, indices[held]
+            indices = indices[clean_indices]
+            check_every_class(
+                clean_source.labels[indices],
+                suspect.num_classes,
+                clean_source.class_names,
+                what="clean data without the held-out part",
+            )
+        else:
+            evaluation_source = self._open(spec.evaluation_data, suspect, "evaluation data")
+            check_same_order(clean_source, evaluation_source)
+            evaluation_indices = draw(
+                evaluation_source.labels,
+                spec.evaluation_data.images,
+                spec.evaluation_data.seed,
+            )
+        clean = self._decode(clean_source, indices, suspect, "clean")
+        evaluation = self._decode(evaluation_source, evaluation_indices, suspect, "evaluation")
+        self._warn_of_overlap(clean, evaluation)
+        curve = None
+        if spec.curve_images:
+            amount = min(spec.curve_images, len(evaluation.labels))
+            curve = evaluation.subset(draw(evaluation.labels, amount, spec.seed))
+        examples, example_labels = _choose_examples(evaluation, triggers)
+        held_out = spec.evaluation_data is None
+        return Inputs(
+            checkpoint=checkpoint,
+            suspect=suspect,
+            input_file=ModelFile(
+                filename=Path(spec.model.filename or spec.model.path.name).name,
+                format=checkpoint.format,
+                sha256=_sha256(spec.model.path),
+                bytes=input_file_bytes,
+            ),
+            clean=clean,
+            clean_record=DataRecord(
+                images=len(clean.labels),
+                images_available=len(clean_source),
+                per_class=clean.class_counts(suspect.num_classes),
+                seed=spec.clean_data.seed,
+                source="given",
+            ),
+            evaluation=evaluation,
+            evaluation_record=DataRecord(
+                images=len(evaluation.labels),
+                images_available=len(evaluation_source),
+                per_class=evaluation.class_counts(suspect.num_classes),
+                seed=(spec.evaluation_data or spec.clean_data).seed,
+                source="held_out" if held_out else "given",
+            ),
+            curve=curve,
+            examples=examples,
+            example_labels=example_labels,
+            triggers=triggers,
+        )
+
+    def _open(self, data: DataSource, suspect: LoadedNetwork, what: str) -> ImageSource:
+        source = open_source(data)
+        check_classes(source, suspect.num_classes, what=what)
+        for warning in source.warnings:
+            self._warn(warning.code, warning.message)
+        return source
+
+    def _decode(
+        self,
+        source: ImageSource,
+        indices: "np.typing.NDArray[np.int64]",
+        suspect: LoadedNetwork,
+        name: str,
+    ) -> ImageSet:
+        image_set = decode(
+            source,
+            indices,
+            input_size=suspect.input_size,
+            channels=suspect.channels,
+            folder=self.work / name,
+        )
+        if image_set.resized:
+            height, width = suspect.input_size
+            self._warn(
+                "images_resized",
+                f"{image_set.resized} of {len(image_set.labels)} images of the {name} data were "
+                f"resized to the model's input, {height} x {width} pixels.",
+            )
+        return image_set
+
+    def _check_node_weights(self, taps: int) -> None:
+        given = getattr(self.spec.method, "node_weights", None)
+        if given is not None and len(given) != taps:
+            raise InvalidSpec(
+                f"method.node_weights has {len(given)} values, the model has {taps} taps. Give one "
+                "value per tap, or leave them out.",
+                taps=taps,
+            )
+
+    def _warn_of_overlap(self, clean: ImageSet, evaluation: ImageSet) -> None:
+        seen = set(_image_digests(clean))
+        both = sum(digest in seen for digest in _image_digests(evaluation))
+        if both:
+            self._warn(
+                "data_overlap",
+                f"{both} of {len(evaluation.labels)} evaluation images are among the images "
+                "trained on; their share of the accuracy says nothing about new images.",
+            )
+
+    # --- Measure -----------------------------------------------------------------------------
+
+    def _measure_suspect(self) -> None:
+        examples = self._with_first_trigger(self.inputs.examples)
+        if len(examples):
+            self.network.eval()
+            answers = predict(self.network, examples, self.device)
+            self.state.example_predictions = answers.tolist()
+        self.state.before = self._measure(Stage.BASELINE, "Measuring the model as it came.")
+        self._save(None)
+
+    def _measure(self, stage: Stage, message: str) -> Evaluation:
+        self._begin(stage, message)
+        begun = monotonic()
+        evaluation = evaluate(
+            self.network,
+            self.inputs.evaluation,
+            self.inputs.triggers,
+            num_classes=self.inputs.suspect.num_classes,
+            device=self.device,
+            on_images=lambda images: self.progress.add(stage, images),
+        )
+        self._emit(MetricEvent(stage=stage, values=_figures(evaluation)))
+        self._record(stage, monotonic() - begun)
+        return evaluation
+
+    def _with_first_trigger(self, images: Tensor) -> Tensor:
+        return self.inputs.triggers[0].apply(images) if self.inputs.triggers else images[:0]
+
+    # --- Train -------------------------------------------------------------------------------
+
+    def _train(self) -> None:
+        teacher = deepcopy(self.network)
+        bench = Bench(self.network, teacher, self.inputs.suspect.taps, self.spec.seed)
+        for role, weights in self.state.networks.items():
+            getattr(bench, role).load_state_dict(weights)
+        done = {record.stage for record in self.state.finished}
+        for stage in self.stages:
+            if stage.stage not in done:
+                self._train_stage(stage, bench)
+
+    def _train_stage(self, stage: TrainingStage, bench: Bench) -> None:
+        images, epochs = len(self.inputs.clean.labels), stage.training.epochs
+        self._begin(
+            stage.stage,
+            f"Training the {stage.trains} on {images} clean images for {epochs} epochs.",
+        )
+        network = getattr(bench, stage.trains)
+        batches = Batches(
+            self.inputs.clean,
+            stage.training,
+            stage.training.batch_size,
+            self.device,
+            (self.spec.seed, stage.stage.value),
+        )
+        train(
+            stage.make_step(bench),
+            batches,
+            stage.training,
+            state=self.state.loop,
+            hooks=_StageHooks(self, stage, network),
+        )
+        self.state.networks[stage.trains] = network.state_dict()
+        seconds = sum(record.values["seconds"] for record in self.state.epochs)
+        self._record(stage.stage, seconds, self.state.epochs)
+        self.state.epochs = []
+        self._save(None)
+
+    def measure_curve(self, network: torch.nn.Module, stage: Stage) -> dict[str, float]:
+        """Figures on the curve's images, for people to look at; nothing is chosen by them."""
+        if self.inputs.curve is None:
+            return {}
+        evaluation = evaluate(
+            network,
+            self.inputs.curve,
+            self.inputs.triggers,
+            num_classes=self.inputs.suspect.num_classes,
+            device=self.device,
+            on_images=lambda images: self.progress.add(stage, images),
+        )
+        return _figures(evaluation)
+
+    def save_loop(self, loop: LoopState) -> None:
+        """Keeps a checkpoint from the middle of a training stage."""
+        self._save(loop)
+
+    # --- Write -------------------------------------------------------------------------------
+
+    def _write(self, after: Evaluation) -> Report:
+        self._begin(Stage.WRITE, "Writing the model and the report.")
+        begun = monotonic()
+        inputs = self.inputs
+        before = self.state.before
+        if before is None:
+            raise RuntimeError("the suspect model is measured before anything is written")
+        model_path = self.out / f"sanitized-{inputs.input_file.filename}"
+        self.network.cpu()
+        write_checkpoint(
+            model_path, inputs.suspect.state_for(inputs.checkpoint), like=inputs.checkpoint
+        )
+        self.network.to(self.device)
+        self._record(Stage.WRITE, monotonic() - begun)
+        report = Report(
+            model=_model_record(inputs),
+            input=inputs.input_file,
+            output=ModelFile(
+                filename=model_path.name,
+                format=inputs.checkpoint.format,
+                sha256=_sha256(model_path),
+                bytes=model_path.stat().st_size,
+            ),
+            clean_data=inputs.clean_record,
+            evaluation_data=inputs.evaluation_record,
+            method=self.spec.method.model_dump(mode="json"),
+            seed=self.spec.seed,
+            device=_device_name(self.device),
+            versions=_versions(),
+            before=before,
+            after=after,
+            der={
+                old.name: defense_effectiveness(
+                    before.accuracy.value, after.accuracy.value, old.asr.value, new.asr.value
+                )
+                for old, new in zip(before.probes, after.probes, strict=True)
+            },
+            decision=decide(self.spec.policy, before, after),
+            stages=self.state.finished,
+            warnings=self.warnings,
+            seconds=self._seconds(),
+            resumed=self.state.resumed,
+        )
+        artifacts = [_artifact(model_path, ArtifactKind.MODEL, "application/octet-stream")]
+        artifacts += self._write_report(report)
+        self._emit(ResultEvent(artifacts=artifacts))
+        return report
+
+    def _write_report(self, report: Report) -> list[Artifact]:
+        # Matplotlib takes most of a second to import, and a run that fails never needs it.
+        from sanitizer.report.plots import plot_before_after, plot_curves, plot_examples
+        from sanitizer.report.render import render_page
+
+        pictures = {
+            "curves.png": plot_curves(report),
+            "before_after.png": plot_before_after(report),
+        }
+        examples = self._with_first_trigger(self.inputs.examples)
+        if len(examples):
+            pictures["examples.png"] = plot_examples(
+                self.inputs.examples.numpy(),
+                examples.numpy(),
+                self.inputs.example_labels.tolist(),
+                self.state.example_predictions,
+                predict(self.network, examples, self.device).tolist(),
+                self.inputs.evaluation.class_names,
+            )
+        files = {
+            "report.json": (
+                report.model_dump_json(indent=2).encode(),
+                ArtifactKind.REPORT,
+                "application/json",
+            ),
+            "report.html": (
+                render_page(report, pictures).encode(),
+                ArtifactKind.REPORT_PAGE,
+                "text/html; charset=utf-8",
+            ),
+            **{name: (png, ArtifactKind.PLOT, "image/png") for name, png in pictures.items()},
+        }
+        artifacts = []
+        for name, (content, kind, media_type) in files.items():
+            (self.out / name).write_bytes(content)
+            artifacts.append(_artifact(self.out / name, kind, media_type))
+        return artifacts
+
+    # --- Events and state --------------------------------------------------------------------
+
+    def _begin(self, stage: Stage, message: str) -> None:
+        self._emit(StageEvent(stage=stage, message=message))
+
+    def _warn(self, code: str, message: str) -> None:
+        self.warnings.append(WarningRecord(code=code, message=message))
+        self._emit(WarningEvent(code=code, message=message))
+
+    def _record(self, stage: Stage, seconds: float, epochs: Sequence[EpochRecord] = ()) -> None:
+        record = StageRecord(stage=stage, seconds=round(seconds, 3), epochs=list(epochs))
+        # A resumed run loads and measures again; its records keep their places.
+        by_stage = {other.stage: other for other in self.state.finished} | {record.stage: record}
+        self.state.finished = list(by_stage.values())
+
+    def _save(self, loop: LoopState | None) -> None:
+        self.state.loop = loop
+        seconds = self.state.seconds
+        self.state.seconds = self._seconds()
+        self.state.save(self.work)
+        self.state.seconds = seconds
+
+    def _seconds(self) -> float:
+        return round(self.state.seconds + monotonic() - self.begun, 3)
+
+    # --- Planning of the progress bar ----------------------------------------------------------
+
+    def _evaluation_work(self, images: int) -> float:
+        return images * (1 + len(self.inputs.triggers))
+
+    def _epoch_work(self, stage: TrainingStage) -> float:
+        curve = self.inputs.curve
+        return len(self.inputs.clean.labels) * stage.relative_cost + (
+            self._evaluation_work(len(curve.labels)) if curve else 0
+        )
+
+    def _planned_work(self) -> float:
+        measured = 2 * self._evaluation_work(len(self.inputs.evaluation.labels))
+        return measured + sum(s.training.epochs * self._epoch_work(s) for s in self.stages)
+
+    def _done_work(self) -> float:
+        done = 0.0
+        if self.state.before is not None:
+            done += self._evaluation_work(len(self.inputs.evaluation.labels))
+        finished = {record.stage for record in self.state.finished}
+        for stage in self.stages:
+            if stage.stage in finished:
+                done += stage.training.epochs * self._epoch_work(stage)
+            elif self.state.loop is not None:
+                done += self.state.loop.epoch * self._epoch_work(stage)
+                break
+        return done
+
+
+class _StageHooks(LoopHooks):
+    """Turns what the loop tells into events, records and checkpoints."""
+
+    def __init__(self, run: _Run, stage: TrainingStage, network: torch.nn.Module) -> None:
+        self.run = run
+        self.stage = stage
+        self.network = network
+        self.saved = monotonic()
+
+    def on_step(self, epoch: int, step: int, steps: int) -> None:
+        self.run.progress.add(
+            self.stage.stage,
+            len(self.run.inputs.clean.labels) * self.stage.relative_cost / steps,
+            epoch=epoch + 1,
+            epochs=self.stage.training.epochs,
+            step=step,
+            steps=steps,
+        )
+
+    def on_epoch(self, epoch: int, values: dict[str, float]) -> None:
+        figures = {**values, **self.run.measure_curve(self.network, self.stage.stage)}
+        self.run.state.epochs.append(EpochRecord(epoch=epoch, values=figures))
+        self.run._emit(MetricEvent(stage=self.stage.stage, epoch=epoch, values=figures))
+
+    def wants_checkpoint(self) -> bool:
+        return monotonic() - self.saved >= self.run.spec.checkpoint_seconds
+
+    def save(self, state: LoopState) -> None:
+        self.run.save_loop(state)
+        self.saved = monotonic()
+
+
+def choose_device(device: Device) -> torch.device:
+    """The torch device of a request.
+
+    Raises:
+        DeviceUnavailable: CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if device is Device.CUDA and not available:
+        raise DeviceUnavailable(
+            "The request asks for device cuda; this machine has no CUDA device that torch can use. "
+            "Ask for cpu or auto, or run it on a GPU worker."
+        )
+    return torch.device("cuda" if available and device is not Device.CPU else "cpu")
+
+
+def _prepare_torch(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # The same run must give the same bytes; an operation without a deterministic kernel is told of.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def _fingerprint(spec: SanitizeSpec, inputs: Inputs) -> str:
+    """Of everything that decides the outcome; not of paths, devices, threads or the policy."""
+    content = {
+        "spec": spec.model_dump(
+            mode="json",
+            exclude={
+                "model": {"path", "filename"},
+                "clean_data": {"path"},
+                "evaluation_data": {"path"},
+                "device": True,
+                "threads": True,
+                "policy": True,
+                "checkpoint_seconds": True,
+            },
+        ),
+        "model": inputs.input_file.sha256,
+        "clean": _digest(inputs.clean),
+        "evaluation": _digest(inputs.evaluation),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _image_digests(image_set: ImageSet) -> Iterator[bytes]:
+    for index in range(len(image_set)):
+        pixels = image_set.read(np.array([index]))
+        yield hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+
+
+def _digest(image_set: ImageSet) -> str:
+    """Of pixels and labels, whatever file they came from."""
+    digest = hashlib.sha256(np.asarray(image_set.labels).tobytes())
+    for image in _image_digests(image_set):
+        digest.update(image)
+    return digest.hexdigest()
+
+
+def _choose_examples(evaluation: ImageSet, triggers: Sequence[Trigger]) -> tuple[Tensor, Tensor]:
+    """A few evaluation images that the first trigger should lead elsewhere, always the same."""
+    labels = np.asarray(evaluation.labels)
+    candidates = np.flatnonzero(labels != triggers[0].target_class) if triggers else labels[:0]
+    generator = np.random.default_rng(derive_seed("examples"))
+    amount = min(EXAMPLE_PICTURES, len(candidates))
+    chosen = np.sort(generator.choice(candidates, amount, replace=False)).astype(np.int64)
+    return (
+        torch.from_numpy(evaluation.read(chosen)),
+        torch.from_numpy(labels[chosen].copy()),
+    )
+
+
+def _figures(evaluation: Evaluation) -> dict[str, float]:
+    values = {"accuracy": evaluation.accuracy.value}
+    for probe in evaluation.probes:
+        values[f"asr.{probe.name}"] = probe.asr.value
+        values[f"ra.{probe.name}"] = probe.ra.value
+    return values
+
+
+def _model_record(inputs: Inputs) -> ModelRecord:
+    suspect = inputs.suspect
+    return ModelRecord(
+        architecture=suspect.architecture,
+        detected=suspect.detected,
+        num_classes=suspect.num_classes,
+        input_size=suspect.input_size,
+        channels=suspect.channels,
+        mean=list(suspect.mean),
+        std=list(suspect.std),
+        parameters=sum(p.numel() for p in suspect.network.parameters()),
+        taps=[tap.module for tap in suspect.taps],
+        dropped_entries=list(inputs.checkpoint.dropped_entries),
+    )
+
+
+def _artifact(path: Path, kind: ArtifactKind, media_type: str) -> Artifact:
+    return Artifact(
+        name=path.name,
+        kind=kind,
+        media_type=media_type,
+        bytes=path.stat().st_size,
+        sha256=_sha256(path),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,132 @@
+"""What routes ask for: who calls, a transaction, a page of a list."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import structlog
+from fastapi import Depends, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from service import outbox
+from service.db.session import transaction
+from service.db.tables import Scope
+from service.errors import FieldError, Forbidden, InvalidRequest, Unauthenticated
+from service.keys import service as keys
+from service.keys.service import Caller
+from service.pagination import DEFAULT_LIMIT, coerce_limit, decode_cursor
+from service.services import Services
+
+log = structlog.get_logger(__name__)
+
+
+def get_services(request: Request) -> Services:
+    """The services of the app."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+# --- Who calls -----------------------------------------------------------------------------------
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="ApiKey",
+    bearerFormat="bds_...",
+    description="A key of the service: `Authorization: Bearer bds_...`.",
+)
+
+
+def get_caller(
+    request: Request,
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    """Who sends the request.
+
+    A short transaction of its own: uploads and streams must not hold one while they run, and that a
+    key was used is true even if the request fails.
+    """
+    if credentials is None:
+        raise Unauthenticated("No key came. Send it as `Authorization: Bearer bds_...`.")
+    with transaction(services.sessions) as session:
+        row = keys.authenticate(session, credentials.credentials)
+    if keys.use_is_due(row):
+        try:
+            with transaction(services.write_sessions) as session:
+                keys.note_use(session, row.id)
+        except OperationalError:
+            log.warning("the use of a key could not be noted", key_id=row.id)
+    request.state.tenant_id = row.tenant_id  # for the log
+    return Caller(row.tenant_id, row.id, keys.with_included(row.scopes))
+
+
+def _require(scope: Scope) -> Callable[[Caller], Caller]:
+    def check(caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
+        if scope not in caller.scopes:
+            raise Forbidden(scope, sorted(caller.scopes))
+        return caller
+
+    return check
+
+
+Reader = Annotated[Caller, Depends(_require(Scope.READ))]
+Writer = Annotated[Caller, Depends(_require(Scope.WRITE))]
+Admin = Annotated[Caller, Depends(_require(Scope.ADMIN))]
+
+# --- The transaction of a request ----------------------------------------------------------------
+
+
+def _read_session(services: ServicesDep) -> Iterator[Session]:
+    with transaction(services.sessions) as session:
+        yield session
+
+
+def _write_session(services: ServicesDep) -> Iterator[Session]:
+    with services.write_sessions() as session:
+        with session.begin():
+            yield session
+        outbox.deliver(services, session)
+
+
+# `function`: the transaction is committed before the answer leaves. The default would commit after
+# it, and a client could then hold a 202 for a job that was never stored.
+ReadSession = Annotated[Session, Depends(_read_session, scope="function")]
+WriteSession = Annotated[Session, Depends(_write_session, scope="function")]
+
+# --- Pages ---------------------------------------------------------------------------------------
+
+Limit = Annotated[
+    int,
+    Query(
+        ge=1,
+        le=2**31 - 1,
+        description="Items on a page. More than 100 gives 100.",
+    ),
+]
+
+
+class PageRequest:
+    """Which page of a list is asked for."""
+
+    def __init__(
+        self,
+        limit: Limit = DEFAULT_LIMIT,
+        after: Annotated[
+            str | None,
+            Query(max_length=200, description="The `next_cursor` of the page before."),
+        ] = None,
+    ) -> None:
+        self.limit = coerce_limit(limit)
+        try:
+            self.after = decode_cursor(after) if after is not None else None
+        except ValueError as error:
+            raise InvalidRequest(
+                "after is no cursor of this list; give the `next_cursor` of the page before.",
+                errors=[FieldError("/query/after", "is no cursor of this list")],
+            ) from error
+
+
+Paging = Annotated[PageRequest, Depends()]

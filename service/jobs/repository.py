@@ -1,0 +1,219 @@
+"""Queries on jobs, their story, their figures and their files."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, select, type_coerce, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import InstrumentedAttribute
+
+from sanitizer.report.model import Verdict
+from service.db.repository import Repository
+from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, WorkerRecord
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs a list shows; what is left out does not matter.
+
+    Attributes:
+        metadata: Values that the job's metadata must have; a key with None: any value.
+    """
+
+    statuses: Collection[JobStatus] | None = None
+    verdicts: Collection[Verdict] | None = None
+    model_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    metadata: Mapping[str, str | None] = field(default_factory=dict)
+
+
+class JobRepository(Repository):
+    """Jobs, and what hangs on them."""
+
+    # --- Reading ---------------------------------------------------------------------------------
+
+    def get(self, job_id: str, *, tenant_id: str | None = None) -> Job | None:
+        """A job; with `tenant_id` only if it is that tenant's."""
+        query = select(Job).where(Job.id == job_id)
+        if tenant_id is not None:
+            query = query.where(Job.tenant_id == tenant_id)
+        return self._session.scalar(query)
+
+    def status_of(self, job_id: str) -> JobStatus | None:
+        """The status alone, without the row; none: there is no such job."""
+        status = self._session.scalar(select(Job.status).where(Job.id == job_id))
+        return None if status is None else JobStatus(status)
+
+    def page(
+        self, tenant_id: str, wanted: JobFilter, *, after: str | None, limit: int
+    ) -> list[Job]:
+        """Jobs of the tenant, newest first, from below the id `after`."""
+        query = select(Job).where(Job.tenant_id == tenant_id, *self._conditions(wanted))
+        if after is not None:
+            query = query.where(Job.id < after)
+        return list(self._session.scalars(query.order_by(Job.id.desc()).limit(limit)))
+
+    def events(self, job_id: str, *, after: int, limit: int) -> list[JobEvent]:
+        """Events behind the sequence number `after`, oldest first."""
+        query = (
+            select(JobEvent)
+            .where(JobEvent.job_id == job_id, JobEvent.sequence > after)
+            .order_by(JobEvent.sequence)
+            .limit(limit)
+        )
+        return list(self._session.scalars(query))
+
+    def metrics(
+        self, job_id: str, *, after: int, limit: int, name: str | None = None
+    ) -> list[JobMetric]:
+        """Figures behind the row `after`, in the order they came; with `name` those alone."""
+        query = select(JobMetric).where(JobMetric.job_id == job_id, JobMetric.id > after)
+        if name is not None:
+            query = query.where(JobMetric.name == name)
+        return list(self._session.scalars(query.order_by(JobMetric.id).limit(limit)))
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        """Files of a job, by name."""
+        query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)
+        return list(self._session.scalars(query))
+
+    def count_queued(self, *, before: str | None = None) -> int:
+        """Jobs of all tenants that wait; with `before` those that came before that job."""
+        query = select(func.count()).select_from(Job).where(Job.status == JobStatus.QUEUED)
+        if before is not None:
+            query = query.where(Job.id < before)
+        return self._session.scalar(query) or 0
+
+    def has_worker(self, *, since: datetime) -> bool:
+        """Whether a worker has reported since then."""
+        query = select(WorkerRecord.id).where(WorkerRecord.heartbeat_at >= since).limit(1)
+        return self._session.scalar(query) is not None
+
+    def queued_unsent(self, *, since: datetime | None, limit: int) -> list[str]:
+        """Queued jobs, oldest first, without a message since then; `since` None: without any."""
+        query = (
+            select(Job.id)
+            .where(Job.status == JobStatus.QUEUED, _unsent(since))
+            .order_by(Job.id)
+            .limit(limit)
+        )
+        return list(self._session.scalars(query))
+
+    def leases_ended(self, *, before: datetime, limit: int) -> list[tuple[str, int]]:
+        """Ids and attempts of jobs whose worker has been silent since then."""
+        query = (
+            select(Job.id, Job.attempt)
+            .where(
+                Job.status.in_((JobStatus.RUNNING, JobStatus.CANCELLING)),
+                Job.lease_expires_at < before,
+            )
+            .order_by(Job.id)
+            .limit(limit)
+        )
+        return [(job_id, attempt) for job_id, attempt in self._session.execute(query)]
+
+    # --- Writing ---------------------------------------------------------------------------------
+
+    def add(self, row: Any) -> None:
+        """Inserts a row."""
+        self._session.add(row)
+        self._session.flush()
+
+    def update_if(self, job_id: str, *conditions: ColumnElement[bool], **values: Any) -> Job | None:
+        """Changes a job in one statement if the conditions hold, and locks its row.
+
+        Of several transactions that do this at once, one at a time goes through, and the others see
+        what it has written. None: a condition did not hold, nothing was written.
+        """
+        statement = (
+            update(Job)
+            .where(Job.id == job_id, *conditions)
+            .values(updated_at=self.now(), **values)
+            .returning(Job)
+        )
+        return self._session.scalars(
+            statement,
+            execution_options={"populate_existing": True, "synchronize_session": False},
+        ).one_or_none()
+
+    def touch_if(
+        self, job_id: str, *conditions: ColumnElement[bool], **values: Any
+    ) -> JobStatus | None:
+        """As `update_if`, but gives the status alone: a request may hold megabytes of pictures."""
+        statement = (
+            update(Job).where(Job.id == job_id, *conditions).values(**values).returning(Job.status)
+        )
+        status = self._session.execute(
+            statement, execution_options={"synchronize_session": False}
+        ).scalar_one_or_none()
+        return None if status is None else JobStatus(status)
+
+    def mark_sent(self, job_id: str, *, unless_since: datetime | None, now: datetime) -> bool:
+        """Notes that a message goes out, unless one did since then; False: it did."""
+        return (
+            self.touch_if(
+                job_id, Job.status == JobStatus.QUEUED, _unsent(unless_since), sent_at=now
+            )
+            is not None
+        )
+
+    def add_events(
+        self, job_id: str, attempt: int, events: Sequence[tuple[str, dict[str, Any], datetime]]
+    ) -> None:
+        """Appends (type, data, time) to the story, numbered without gaps.
+
+        The caller holds the lock on the job's row: an UPDATE of it in the same transaction.
+        """
+        last = self._session.scalar(
+            select(func.max(JobEvent.sequence)).where(JobEvent.job_id == job_id)
+        )
+        self._session.add_all(
+            JobEvent(job_id=job_id, sequence=sequence, attempt=attempt, type=kind, data=data, at=at)
+            for sequence, (kind, data, at) in enumerate(events, start=(last or 0) + 1)
+        )
+        self._session.flush()
+
+    def add_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Inserts figures; one that is there already stays as it is."""
+        if not rows:
+            return
+        insert = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
+        self._session.execute(insert(JobMetric).on_conflict_do_nothing(), list(rows))
+
+    # --- Conditions ------------------------------------------------------------------------------
+
+    def _conditions(self, wanted: JobFilter) -> list[ColumnElement[bool]]:
+        conditions: list[ColumnElement[bool]] = []
+        if wanted.statuses:
+            conditions.append(Job.status.in_(wanted.statuses))
+        if wanted.verdicts:
+            conditions.append(Job.verdict.in_(wanted.verdicts))
+        if wanted.model_id is not None:
+            conditions.append(Job.model_id == wanted.model_id)
+        if wanted.created_after is not None:
+            conditions.append(Job.created_at > wanted.created_after)
+        if wanted.created_before is not None:
+            conditions.append(Job.created_at < wanted.created_before)
+        conditions += [
+            self._has_entry(Job.metadata_, key, value) for key, value in wanted.metadata.items()
+        ]
+        return conditions
+
+    def _has_entry(
+        self, column: InstrumentedAttribute[dict[str, str]], key: str, value: str | None
+    ) -> ColumnElement[bool]:
+        if self.dialect == "postgresql":
+            document = type_coerce(column, postgresql.JSONB)
+            return document.has_key(key) if value is None else document.contains({key: value})
+        # A JSON path would have to quote the key; this compares it as it is.
+        entries = func.json_each(column).table_valued("key", "value")
+        matches = [entries.c.key == key] + ([] if value is None else [entries.c.value == value])
+        return select(1).select_from(entries).where(and_(*matches)).exists()
+
+
+def _unsent(since: datetime | None) -> ColumnElement[bool]:
+    never = Job.sent_at.is_(None)
+    return never if since is None else never | (Job.sent_at < since)

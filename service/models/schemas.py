@@ -1,0 +1,56 @@
+"""What the API says about models."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from sanitizer.spec import ModelOptions
+from service.fields import Metadata, Name, Output, Time
+from service.pagination import Page
+
+
+class ModelFields(ModelOptions):
+    """The fields of an upload beside its file."""
+
+    name: Name | None = Field(default=None, description="For people. Null: the file's name.")
+    metadata: Metadata = Field(default_factory=dict)
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = Field(
+        default=None,
+        description="SHA-256 of the file in hex; the upload is refused if its content differs.",
+    )
+
+
+class ModelLinks(Output):
+    """Where to go from a model; paths on this server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    self_: str = Field(alias="self")
+    file: str
+
+
+class ModelOut(Output):
+    """A file of weights with what is needed to run it."""
+
+    object: Literal["model"]
+    id: str = Field(description="`model_...`; sorts by time of creation.")
+    name: str
+    filename: str
+    bytes: int = Field(ge=0)
+    sha256: str
+    architecture: str = Field(description="`auto`: found from the weights when a job runs.")
+    input_size: list[int] | None = Field(
+        description="Height and width, pixels. Null: the architecture's own."
+    )
+    mean: list[float] | None
+    std: list[float] | None
+    metadata: Metadata
+    source_job_id: str | None = Field(
+        description="The job this model came out of. Null for an upload."
+    )
+    created_at: Time
+    links: ModelLinks
+
+
+class ModelList(Page[ModelOut]):
+    """One page of models, newest first."""

@@ -1,0 +1,145 @@
+"""The OpenAPI document: `python -m service.openapi` prints it."""
+
+import json
+import sys
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from service import errors, problems
+from service.problems import Problem
+
+TITLE = "Backdoor sanitizer"
+VERSION = "1.0.0"
+DESCRIPTION = """\
+Takes in an image classifier that nobody can vouch for and gives it back without its backdoor.
+
+1. `POST /v1/models`: upload the suspect model.
+2. `POST /v1/datasets`: upload a small set of clean images, or refer to one.
+3. `POST /v1/jobs`: sanitize the model. The answer comes at once; follow the job by `GET`, or live
+at `/events`.
+4. `GET /v1/models/{result_model_id}/file`: download the sanitized model, in the format it came in.
+
+Every error is a problem document (RFC 9457) with a stable `code`. Every POST that creates takes an
+`Idempotency-Key`. Lists are pages with a cursor. Times are RFC 3339 in UTC; shares are numbers from
+0 to 1.
+"""
+TAGS = [
+    {"name": "models", "description": "Files of weights: suspect ones, and sanitized ones."},
+    {"name": "datasets", "description": "Clean images with their classes."},
+    {"name": "jobs", "description": "Runs of a method over a model."},
+    {"name": "catalog", "description": "What a job can name."},
+    {"name": "keys", "description": "API keys of your tenant."},
+    {"name": "health", "description": "For operators and their tools; no key needed."},
+    {"name": "problems", "description": "Explanations of errors; no key needed."},
+]
+
+AUTH_ERRORS = (errors.Unauthenticated, errors.Forbidden)
+COMMON_ERRORS = (errors.InvalidRequest, errors.Unavailable, errors.ServiceError)
+CREATE_ERRORS = (
+    errors.ContentTooLarge,
+    errors.IdempotencyKeyReused,
+    errors.IdempotentRequestRunning,
+)
+UPLOAD_ERRORS = (
+    *CREATE_ERRORS,
+    errors.BadRequest,
+    errors.ChecksumMismatch,
+    errors.EmptyFile,
+    errors.UnsupportedMediaType,
+)
+LOCATION: dict[str, Any] = {
+    "headers": {
+        "Location": {"description": "Path of the new resource.", "schema": {"type": "string"}}
+    }
+}
+_FILE_CONTENT: dict[str, Any] = {
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+}
+FILE_RESPONSES: dict[int, dict[str, Any]] = {
+    200: {
+        "description": "The file. `ETag` is its SHA-256.",
+        "content": _FILE_CONTENT,
+    },
+    206: {"description": "The part that `Range` asked for.", "content": _FILE_CONTENT},
+    304: {"description": "The file is the one that `If-None-Match` names."},
+}
+
+
+def install(app: FastAPI) -> None:
+    """Makes `app.openapi()` give the document of this module."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=TITLE,
+        version=VERSION,
+        summary="Removes backdoors from image classifiers.",
+        description=DESCRIPTION,
+        tags=TAGS,
+        routes=app.routes,
+        separate_input_output_schemas=False,
+    )
+    schemas = document["components"]["schemas"]
+    _, problem = models_json_schema(
+        [(Problem, "validation")], ref_template="#/components/schemas/{model}"
+    )
+    schemas.update(problem["$defs"])
+    for path in document["paths"].values():
+        for operation in path.values():
+            _declare_common_errors(operation)
+            _name_upload(operation, schemas)
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's 422, which nobody gets
+        schemas.pop(name, None)
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    return document
+
+
+def _declare_common_errors(operation: dict[str, Any]) -> None:
+    secured = "security" in operation
+    common = problems.responses(*COMMON_ERRORS, *(AUTH_ERRORS if secured else ()))
+    declared = operation["responses"]
+    if "#/components/schemas/HTTPValidationError" in json.dumps(declared.get("422", {})):
+        del declared["422"]
+    for status, response in common.items():
+        declared.setdefault(str(status), response)
+    operation["responses"] = dict(sorted(declared.items()))
+
+
+def _name_upload(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Moves the schema of an upload's form to the others, where generators take its name from."""
+    content = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
+    if content is not None:
+        name = content["schema"]["title"]
+        schemas[name] = content["schema"]
+        content["schema"] = {"$ref": f"#/components/schemas/{name}"}
+
+
+def render(document: dict[str, Any]) -> str:
+    """The document as text that changes only where the contract does."""
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Prints the document."""
+    # Here, because the routes of the app import this module.
+    from service.app import create_app
+    from service.settings import Settings
+
+    with TemporaryDirectory() as folder:
+        settings = Settings(_env_file=None, storage_url=f"file:{folder}")
+        sys.stdout.write(render(create_app(settings).openapi()))
+
+
+if __name__ == "__main__":
+    main()

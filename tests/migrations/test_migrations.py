@@ -1,0 +1,109 @@
+"""The migrations, up and down, on both databases."""
+
+import subprocess
+import sys
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from service.db.base import Base
+from service.db.migrate import downgrade, is_current, upgrade
+from service.db.session import make_engine, make_session_factory, transaction
+from service.db.tables import Tenant
+from tests.databases import every_database
+
+pytestmark = every_database
+
+
+def _tables(url: str) -> set[str]:
+    engine = make_engine(url)
+    try:
+        return set(inspect(engine).get_table_names()) - {"alembic_version"}
+    finally:
+        engine.dispose()
+
+
+def test_newest_schema_has_every_table(own_database_url: str) -> None:
+    assert _tables(own_database_url) == set(Base.metadata.tables)
+
+
+def test_down_to_base_leaves_no_table(own_database_url: str) -> None:
+    downgrade(own_database_url, "base")
+    assert _tables(own_database_url) == set()
+
+
+def _schema(url: str) -> dict[str, object]:
+    engine = make_engine(url)
+    seen = inspect(engine)
+    schema: dict[str, object] = {
+        table: repr(
+            (
+                seen.get_columns(table),
+                sorted(seen.get_indexes(table), key=repr),
+                sorted(seen.get_foreign_keys(table), key=repr),
+                sorted(seen.get_unique_constraints(table), key=repr),
+                seen.get_pk_constraint(table),
+            )
+        )
+        for table in seen.get_table_names()
+    }
+    engine.dispose()
+    return schema
+
+
+def test_down_and_up_again_gives_the_same_schema(own_database_url: str) -> None:
+    before = _schema(own_database_url)
+    downgrade(own_database_url, "base")
+    assert not is_current(own_database_url)
+    upgrade(own_database_url)
+    assert is_current(own_database_url)
+    assert _schema(own_database_url) == before
+
+
+def test_tables_and_migrations_do_not_drift(own_database_url: str) -> None:
+    engine = make_engine(own_database_url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()
+
+
+def test_check_of_the_status_is_in_the_database(own_database_url: str) -> None:
+    engine = make_engine(own_database_url)
+    checks = inspect(engine).get_check_constraints("jobs")
+    engine.dispose()
+    assert [check["name"] for check in checks] == ["ck_jobs_status"]
+
+
+def test_upgrade_of_a_current_database_keeps_its_rows(own_database_url: str) -> None:
+    engine = make_engine(own_database_url)
+    sessions = make_session_factory(engine)
+    with transaction(sessions) as session:
+        session.add(Tenant(name="kept"))
+    upgrade(own_database_url)
+    with transaction(sessions) as session:
+        assert session.query(Tenant).one().name == "kept"
+    engine.dispose()
+
+
+def test_failed_migration_leaves_the_database_as_it_was(own_database_url: str) -> None:
+    downgrade(own_database_url, "base")
+    engine = make_engine(own_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE jobs (id INTEGER)"))
+    with pytest.raises(Exception, match="jobs"):
+        upgrade(own_database_url)
+    engine.dispose()
+    assert _tables(own_database_url) == {"jobs"}
+
+
+def test_two_services_that_migrate_at_once_both_succeed(own_database_url: str) -> None:
+    downgrade(own_database_url, "base")
+    code = f"from service.db.migrate import upgrade; upgrade({own_database_url!r})"
+    services = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(2)]
+    assert [service.wait(60) for service in services] == [0, 0]
+    assert is_current(own_database_url)

@@ -1,0 +1,80 @@
+"""Reports that tests start from; child processes import this, so it needs pydantic alone."""
+
+from sanitizer.report.model import (
+    DataRecord,
+    Decision,
+    Evaluation,
+    ModelFile,
+    ModelRecord,
+    ProbeResult,
+    Proportion,
+    Report,
+    Verdict,
+)
+
+SHA256 = "ab" * 32
+
+
+def make_report(verdict: Verdict = Verdict.ALLOWED) -> Report:
+    """A small but whole report of a run that brought ASR from 0.99 to 0.01."""
+    return Report(
+        model=ModelRecord(
+            architecture="wrn-16-1",
+            detected=True,
+            num_classes=10,
+            input_size=(32, 32),
+            channels=3,
+            mean=[0.0] * 3,
+            std=[1.0] * 3,
+            parameters=175_000,
+            taps=["block1", "block2", "block3"],
+            dropped_entries=["epoch"],
+        ),
+        input=ModelFile(filename="suspect.pt", format="pytorch", sha256=SHA256, bytes=4),
+        output=ModelFile(filename="model.pt", format="pytorch", sha256=SHA256, bytes=4),
+        clean_data=_data(),
+        evaluation_data=_data(),
+        method={"name": "argd"},
+        seed=0,
+        device="cpu",
+        versions={"torch": "2.7"},
+        before=_evaluation(asr=0.99),
+        after=_evaluation(asr=0.01),
+        der={"trigger": 0.99},
+        decision=Decision(verdict=verdict, reasons=["asr.trigger 0.01 <= 0.05"]),
+        stages=[],
+        warnings=[],
+        seconds=12.5,
+        resumed=0,
+    )
+
+
+def _proportion(value: float) -> Proportion:
+    return Proportion(
+        value=value,
+        count=round(value * 100),
+        total=100,
+        low=max(0, value - 0.1),
+        high=min(1, value + 0.1),
+    )
+
+
+def _evaluation(*, asr: float) -> Evaluation:
+    return Evaluation(
+        accuracy=_proportion(0.9),
+        accuracy_per_class={0: _proportion(0.9)},
+        probes=[
+            ProbeResult(
+                name="trigger",
+                target_class=0,
+                asr=_proportion(asr),
+                ra=_proportion(0.8),
+                asr_per_class={1: _proportion(asr)},
+                natural_rate=_proportion(0.02),
+            )
+        ],
+    )
+
+
+def _data() -> DataRecord:
+    return DataRecord(images=100, images_available=100, per_class=[10] * 10, seed=0, source="given")

@@ -1,0 +1,140 @@
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sanitizer.data.image_set import ImageSet
+from sanitizer.data.loader import Batches
+from sanitizer.errors import TrainingDiverged
+from sanitizer.methods.finetune import FinetuneStep
+from sanitizer.methods.loop import LoopHooks, LoopState, train
+from sanitizer.networks.registry import build_network
+from sanitizer.randomness import make_generator
+from sanitizer.spec import Phase, Training
+from tests.sanitizer.builders import digits
+
+TRAINING = Training(
+    phases=(Phase(epochs=2, learning_rate=0.1), Phase(epochs=1, learning_rate=0.01)),
+    batch_size=16,
+    crop_padding=1,
+    horizontal_flip=True,
+    cutout_size=2,
+)
+
+
+class Killed(Exception):
+    pass
+
+
+class Recorder(LoopHooks):
+    """Saves after every step, as a file would, and dies after a given number of them."""
+
+    def __init__(self, die_after: int | None = None) -> None:
+        self.steps = 0
+        self.die_after = die_after
+        self.saved = b""
+        self.epochs: list[tuple[int, dict[str, float]]] = []
+
+    def wants_checkpoint(self) -> bool:
+        return True
+
+    def on_step(self, epoch: int, step: int, steps: int) -> None:  # noqa: ARG002
+        self.steps += 1
+        if self.steps == self.die_after:
+            raise Killed
+
+    def on_epoch(self, epoch: int, values: dict[str, float]) -> None:
+        self.epochs.append((epoch, values))
+
+    def save(self, state: LoopState) -> None:
+        buffer = io.BytesIO()
+        torch.save(vars(state), buffer)
+        self.saved = buffer.getvalue()
+
+
+def network() -> nn.Module:
+    return build_network("wrn-10-1", 10, 1, generator=make_generator(0))
+
+
+def batches() -> Batches:
+    images, labels = digits(0, 60)
+    image_set = ImageSet.from_arrays(images, labels)
+    return Batches(image_set, TRAINING, 16, torch.device("cpu"), (0, "test"))
+
+
+def figures(recorder: Recorder) -> list[tuple[int, dict[str, float]]]:
+    return [
+        (epoch, {name: value for name, value in values.items() if name != "seconds"})
+        for epoch, values in recorder.epochs
+    ]
+
+
+@pytest.mark.parametrize("die_after", [1, 3, 4, 5, 8, 11])
+def test_a_run_killed_at_any_step_ends_as_one_that_was_not(die_after: int) -> None:
+    whole, whole_hooks = network(), Recorder()
+    train(FinetuneStep(whole), batches(), TRAINING, hooks=whole_hooks)
+
+    killed, hooks = network(), Recorder(die_after)
+    with pytest.raises(Killed):
+        train(FinetuneStep(killed), batches(), TRAINING, hooks=hooks)
+    state = None
+    if hooks.saved:
+        state = LoopState(**torch.load(io.BytesIO(hooks.saved), weights_only=True))
+    resumed_from = state.epoch if state else 0
+    resumed, later_hooks = network(), Recorder()
+    train(FinetuneStep(resumed), batches(), TRAINING, state=state, hooks=later_hooks)
+
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert figures(later_hooks) == figures(whole_hooks)[resumed_from:]
+
+
+def test_training_lowers_the_loss_and_tells_the_learning_rate_of_each_epoch() -> None:
+    hooks = Recorder()
+    train(FinetuneStep(network()), batches(), TRAINING, hooks=hooks)
+    epochs = [values for _epoch, values in hooks.epochs]
+    assert [values["learning_rate"] for values in epochs] == [0.1, 0.1, 0.01]
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    assert epochs[0]["loss"] == pytest.approx(epochs[0]["cross_entropy"])
+    assert 0 <= epochs[0]["train_accuracy"] <= 1
+
+
+def test_steps_are_those_of_plain_sgd_written_out() -> None:
+    data = batches()
+    training = TRAINING.model_copy(update={"phases": (Phase(epochs=1, learning_rate=0.1),)})
+    ours = network()
+    train(FinetuneStep(ours), data, training)
+
+    plain = network().train()
+    velocity = [torch.zeros_like(p) for p in plain.parameters()]
+    first = True
+    for images, labels in data.epoch(0):
+        plain.zero_grad()
+        loss = torch.nn.functional.cross_entropy(plain(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        with torch.no_grad():
+            for parameter, v in zip(plain.parameters(), velocity, strict=True):
+                assert parameter.grad is not None
+                gradient = parameter.grad + 1e-4 * parameter
+                v.copy_(gradient if first else 0.9 * v + gradient)
+                parameter.sub_(0.1 * (gradient + 0.9 * v))
+        first = False
+    for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+class _Poisoned:
+    """Batches of which one holds a number that is none."""
+
+    steps_per_epoch = 1
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG002
+        yield torch.full((4, 1, 8, 8), float("nan")), torch.arange(4)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training_with_advice() -> None:
+    with pytest.raises(TrainingDiverged, match="Lower the learning rate") as raised:
+        train(FinetuneStep(network()), _Poisoned(), TRAINING)
+    assert raised.value.data == {"epoch": 1}

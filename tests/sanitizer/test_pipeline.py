@@ -1,0 +1,246 @@
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage
+from sanitizer.events import Event, MetricEvent, ResultEvent, StageEvent, parse
+from sanitizer.pipeline import sanitize
+from sanitizer.report.model import Report, Verdict
+from sanitizer.spec import SanitizeSpec
+from tests.sanitizer.builders import CORNER_PROBE, QUICK_TRAINING, write_npz, write_spec
+
+
+def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[Event]]:
+    events: list[Event] = []
+    parsed = SanitizeSpec.model_validate_json(spec.read_bytes())
+    return sanitize(parsed, out, work or out / "work", events.append), events
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [
+        ({"name": "finetune", "training": QUICK_TRAINING}, ["finetune"]),
+        (
+            {"name": "nad", "teacher": QUICK_TRAINING, "student": QUICK_TRAINING},
+            ["teacher", "distil"],
+        ),
+        (
+            {"name": "argd", "teacher": QUICK_TRAINING, "student": QUICK_TRAINING},
+            ["teacher", "distil"],
+        ),
+    ],
+    ids=["finetune", "nad", "argd"],
+)
+def test_each_method_goes_through_its_stages_and_leaves_model_report_and_pictures(
+    tmp_path: Path, method: dict[str, Any], stages: list[str]
+) -> None:
+    report, events = run(write_spec(tmp_path / "in", method=method), tmp_path / "out")
+
+    begun = [event.stage for event in events if isinstance(event, StageEvent)]
+    assert begun == ["load", "baseline", *stages, "evaluate", "write"]
+    assert isinstance(events[-1], ResultEvent)
+    for artifact in events[-1].artifacts:
+        assert (tmp_path / "out" / artifact.name).stat().st_size == artifact.bytes
+    assert [artifact.name for artifact in events[-1].artifacts] == [
+        "sanitized-suspect.pth",
+        "report.json",
+        "report.html",
+        "curves.png",
+        "before_after.png",
+        "examples.png",
+    ]
+    written = Report.model_validate_json((tmp_path / "out" / "report.json").read_bytes())
+    assert written == report
+    assert report.model.architecture == "wrn-10-1"
+    assert report.model.detected
+    assert report.model.dropped_entries == ["epoch"]
+    assert report.clean_data.images == 160
+    assert report.evaluation_data.images == 200
+    assert report.output.sha256 != report.input.sha256
+    for stage in report.stages:
+        assert len(stage.epochs) == (2 if stage.stage in stages else 0)
+    epochs = [event for event in events if isinstance(event, MetricEvent) and event.epoch]
+    assert {"loss", "train_accuracy", "accuracy", "asr.corner", "ra.corner"} <= set(
+        epochs[0].values
+    )
+
+
+def test_the_result_has_the_keys_of_the_upload_and_nothing_else(tmp_path: Path) -> None:
+    run(write_spec(tmp_path), tmp_path / "out")
+    uploaded = torch.load(tmp_path / "suspect.pth", weights_only=True)
+    result = torch.load(tmp_path / "out" / "sanitized-suspect.pth", weights_only=True)
+    assert list(result) == ["state_dict"]
+    assert list(result["state_dict"]) == list(uploaded["state_dict"])
+    for key, value in uploaded["state_dict"].items():
+        assert result["state_dict"][key].dtype == value.dtype
+        assert result["state_dict"][key].shape == value.shape
+
+
+def test_without_evaluation_data_a_part_of_the_clean_images_is_kept_apart(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, evaluation_data=None, holdout=0.25)
+    report, _events = run(spec, tmp_path / "out")
+    assert report.evaluation_data.source == "held_out"
+    assert (report.clean_data.images, report.evaluation_data.images) == (120, 40)
+
+
+def test_images_trained_on_that_are_evaluated_on_too_are_told(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path)
+    write_npz(tmp_path / "evaluation.npz", 100, 300)
+    report, _events = run(spec, tmp_path / "out")
+    warned = {warning.code: warning.message for warning in report.warnings}
+    assert warned["data_overlap"].startswith("60 of 200 evaluation images")
+
+
+def test_without_a_probe_the_verdict_is_undecided(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, probes=[], policy={"max_accuracy_drop": 1})
+    report, _events = run(spec, tmp_path / "out")
+    assert report.decision.verdict is Verdict.UNDECIDED
+    assert not (tmp_path / "out" / "examples.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"probes": [{**CORNER_PROBE, "row": 7}]},
+            ProbeOutsideImage,
+            "8",
+        ),
+        (
+            {"method": {"name": "nad", "node_weights": [1, 2]}},
+            InvalidSpec,
+            "node_weights has 2 values, the model has 3 taps",
+        ),
+    ],
+    ids=["probe outside", "node weights"],
+)
+def test_what_only_the_model_can_tell_is_refused_before_training(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(write_spec(tmp_path, **changes), tmp_path / "out")
+
+
+def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
+    from tests.sanitizer.builders import write_model
+
+    spec = write_spec(tmp_path)
+    write_model(tmp_path / "suspect.pth", classes=7)
+    with pytest.raises(ClassMismatch, match="7"):
+        run(spec, tmp_path / "out")
+
+
+# --- The child process ---------------------------------------------------------------------------
+
+
+def start(spec: Path, out: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "sanitizer", "run", str(spec), "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: "subprocess.Popen[bytes]") -> list[Event]:
+    output, _errors = process.communicate(timeout=120)
+    return [parse(line) for line in output.splitlines()]
+
+
+def kill_at(process: "subprocess.Popen[bytes]", wanted: Callable[[Event], bool]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if wanted(parse(line)):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def begins(stage: str) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, StageEvent) and event.stage == stage
+
+
+def epoch_done(stage: str, epoch: int) -> Callable[[Event], bool]:
+    return lambda event: (
+        isinstance(event, MetricEvent) and event.stage == stage and event.epoch == epoch
+    )
+
+
+def test_a_run_killed_again_and_again_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path / "in")
+    events = finish(start(spec, tmp_path / "whole"))
+    assert isinstance(events[-1], ResultEvent)
+
+    kills = [begins("teacher"), epoch_done("teacher", 1), begins("distil"), epoch_done("distil", 1)]
+    for wanted in kills:
+        kill_at(start(spec, tmp_path / "killed"), wanted)
+    events = finish(start(spec, tmp_path / "killed"))
+    assert isinstance(events[-1], ResultEvent)
+
+    model = "sanitized-suspect.pth"
+    assert (tmp_path / "killed" / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
+    whole = json.loads((tmp_path / "whole" / "report.json").read_bytes())
+    killed = json.loads((tmp_path / "killed" / "report.json").read_bytes())
+    assert killed["after"] == whole["after"]
+    assert killed["resumed"] >= 3
+    for mine, theirs in zip(killed["stages"], whole["stages"], strict=True):
+        for ours, others in zip(mine["epochs"], theirs["epochs"], strict=True):
+            ours["values"].pop("seconds")
+            others["values"].pop("seconds")
+            assert ours == others
+
+
+def test_a_specification_that_does_not_validate_names_every_fault(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path)
+    content = json.loads(spec.read_bytes())
+    content["methode"] = content.pop("method")
+    content["seed"] = -1
+    spec.write_text(json.dumps(content))
+    process = start(spec, tmp_path / "out")
+    (event,) = finish(process)
+    assert event.type == "error"
+    assert event.code == "invalid_spec"
+    assert {fault["field"] for fault in event.data["errors"]} == {"methode", "seed"}
+    assert process.returncode == 3
+
+
+def test_a_wrong_flag_exits_with_the_code_for_usage(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sanitizer", "run", str(tmp_path), "--fast"], capture_output=True
+    )
+    assert done.returncode == 4
+    assert b"usage:" in done.stderr
+
+
+def test_the_child_ends_when_its_parent_closes_the_pipe(tmp_path: Path) -> None:
+    spec = write_spec(
+        tmp_path,
+        method={
+            "name": "finetune",
+            "training": {"phases": [{"epochs": 900, "learning_rate": 1e-9}]},
+        },
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sanitizer", "run", str(spec), "--out", str(tmp_path / "out")]
+        + ["--exit-with-parent"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for line in process.stdout:
+        if begins("finetune")(parse(line)):
+            process.stdin.close()
+            break
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    process.stdout.close()
+    assert process.stderr is not None
+    process.stderr.close()

@@ -1,0 +1,239 @@
+"""Commands against the real server."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli.app import app
+from service.cli.config import KEY_VARIABLE, URL_VARIABLE, Login, saved_login
+from service.cli.exits import Exit
+from service.cli.remote import Remote
+from service.db.tables import Scope
+from tests.service.cli.conftest import RunCommand
+from tests.service.conftest import MakeKey
+
+
+def submitted(run_command: RunCommand, model_file: Path, images_zip: Path, *more: str) -> str:
+    """Submits a job; its id."""
+    model = run_command("upload", str(model_file)).stdout.strip()
+    data = run_command("data", "add", str(images_zip)).stdout.strip()
+    answer = run_command("submit", "--model", model, "--clean", data, *more)
+    assert answer.exit_code == 0, answer.stderr
+    return str(answer.stdout.strip())
+
+
+# --- login ---------------------------------------------------------------------------------------
+
+
+def test_a_login_is_checked_and_saved(login: Login, run_command: RunCommand) -> None:
+    answer = run_command("login", login.url + "/", "--key", "-", stdin=f"{login.api_key}\n")
+    assert answer.exit_code == 0
+    assert saved_login() == login
+    assert login.api_key not in answer.output
+
+
+def test_a_key_is_asked_for_without_echo(login: Login, run_command: RunCommand) -> None:
+    answer = run_command("login", login.url, stdin=f"{login.api_key}\n")
+    assert answer.exit_code == 0
+    assert login.api_key not in answer.output
+    assert saved_login() == login
+
+
+def test_a_wrong_key_is_not_saved(login: Login, run_command: RunCommand) -> None:
+    answer = run_command("login", login.url, "--key", "bds_wrong")
+    assert answer.exit_code == Exit.ERROR
+    assert "Error: A valid key is needed" in answer.stderr
+    assert "Request id: " in answer.stderr
+    assert saved_login() is None
+
+
+# --- upload and data -----------------------------------------------------------------------------
+
+
+def test_upload_prints_the_id_alone(run_command: RunCommand, api: Remote, model_file: Path) -> None:
+    options = ["--architecture", "wrn-16-1", "--input-size", "16x16", "--mean", "0.5,0.5,0.5"]
+    more = ["--std", "0.2,0.2,0.2", "--metadata", "ticket=SEC-1", "--name", "suspect"]
+    answer = run_command("upload", str(model_file), *options, *more)
+    model = api.model(answer.stdout.strip()).document
+    assert model["architecture"] == "wrn-16-1"
+    assert model["input_size"] == [16, 16]
+    assert model["std"] == [0.2, 0.2, 0.2]
+    assert model["metadata"] == {"ticket": "SEC-1"}
+
+
+def test_json_is_the_api_object_alone(
+    run_command: RunCommand, api: Remote, model_file: Path
+) -> None:
+    document = json.loads(run_command("upload", str(model_file), "--json").stdout)
+    assert document == api.model(document["id"]).document
+
+
+def test_a_folder_is_packed_and_uploaded(run_command: RunCommand, tmp_path: Path) -> None:
+    for name in ("0/a.png", "1/b.png"):
+        path = tmp_path / "digits" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"not looked at")
+    answer = run_command("data", "add", str(tmp_path / "digits"), "--json")
+    document = json.loads(answer.stdout)
+    assert document["name"] == "digits"
+    assert document["format"] == "zip"
+
+
+def test_a_file_of_no_known_format_ends_with_exit_code_3(
+    run_command: RunCommand, model_file: Path
+) -> None:
+    answer = run_command("data", "add", str(model_file))
+    assert answer.exit_code == Exit.UNSUPPORTED
+    assert "no known format" in answer.stderr
+
+
+def test_a_reference_that_is_not_open_is_refused_with_its_reason(run_command: RunCommand) -> None:
+    answer = run_command("data", "add", "file:///etc")
+    assert answer.exit_code == Exit.ERROR
+    assert "The reference is refused" in answer.stderr
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def test_submit_sends_what_the_options_say(
+    run_command: RunCommand, api: Remote, model_file: Path, images_zip: Path, tmp_path: Path
+) -> None:
+    probe = tmp_path / "probe.json"
+    patch = {"kind": "patch", "target_class": 0, "row": 0, "column": 0, "pixels": [[255]]}
+    probe.write_text(json.dumps(patch))
+    options = ["--clean-images", "20", "--clean-seed", "3", "--probe", str(probe), "--seed", "7"]
+    method = ["--method", "argd", "--preset", "paper", "--set", "student.batch_size=32"]
+    policy = ["--max-asr", "0.1", "--max-accuracy-drop", "0.02", "--name", "nightly"]
+    job_id = submitted(run_command, model_file, images_zip, *options, *method, *policy)
+    request = api.job(job_id).document["request"]
+    assert request["clean_data"]["images"] == 20
+    assert request["clean_data"]["seed"] == 3
+    assert request["method"]["student"]["batch_size"] == 32
+    assert request["probes"][0]["kind"] == "patch"
+    assert request["policy"]["max_asr"] == 0.1
+    assert request["policy"]["max_accuracy_drop"] == 0.02
+    assert (request["seed"], request["name"]) == (7, "nightly")
+
+
+def test_options_are_laid_over_the_request_of_a_file(
+    run_command: RunCommand, api: Remote, model_file: Path, images_zip: Path, tmp_path: Path
+) -> None:
+    first = api.job(submitted(run_command, model_file, images_zip)).document["request"]
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(first))
+    options = ["--request", str(path), "--clean-images", "5", "--seed", "9", "--method", "nad"]
+    job_id = run_command("submit", *options).stdout.strip()
+    second = api.job(job_id).document["request"]
+    assert second["model_id"] == first["model_id"]
+    assert second["clean_data"] == {**first["clean_data"], "images": 5}
+    assert second["seed"] == 9
+    assert second["method"]["name"] == "nad"
+
+
+def test_a_request_that_is_only_checked_makes_no_job(
+    run_command: RunCommand, api: Remote, model_file: Path, images_zip: Path
+) -> None:
+    model = api.upload_model(model_file, {})
+    data = api.upload_dataset(images_zip, {})
+    answer = run_command("submit", "--model", model.id, "--clean", data.id, "--validate-only")
+    assert answer.exit_code == 0
+    assert "request: passed" in answer.stdout
+    assert api.jobs().data == []
+
+
+def test_a_request_that_does_not_validate_names_the_fields(
+    run_command: RunCommand, api: Remote, model_file: Path, images_zip: Path
+) -> None:
+    model = api.upload_model(model_file, {})
+    data = api.upload_dataset(images_zip, {})
+    options = ["--model", model.id, "--clean", data.id, "--set", "student.batch_size=-1"]
+    answer = run_command("submit", *options)
+    assert answer.exit_code == Exit.USAGE
+    assert "/method/student/batch_size" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_somebody_elses_model_is_not_there(
+    login: Login, run_command: RunCommand, make_key: MakeKey, model_file: Path
+) -> None:
+    with Remote(Login(login.url, make_key("globex", [Scope.ADMIN]))) as other:
+        model = other.upload_model(model_file, {})
+    answer = run_command("download", model.id)
+    assert answer.exit_code == Exit.ERROR
+    assert "There is no such model" in answer.stderr
+
+
+def test_a_cancelled_job_is_listed_shown_and_watched_to_its_end(
+    run_command: RunCommand, model_file: Path, images_zip: Path
+) -> None:
+    job_id = submitted(run_command, model_file, images_zip, "--name", "[red]x[/]")
+    shown = run_command("jobs", "show", job_id)
+    assert shown.stdout.startswith(f"{job_id}  queued  argd  [red]x[/]")
+    assert "The job is queued" in shown.stderr
+    assert run_command("cancel", job_id).exit_code == 0
+    listed = run_command("jobs", "--status", "cancelled")
+    assert job_id in listed.stdout
+    assert run_command("jobs", "--status", "running").stdout == ""
+    watched = run_command("watch", job_id)
+    assert watched.exit_code == Exit.ERROR
+    assert "The job was cancelled." in watched.stderr
+    twice = run_command("cancel", job_id)
+    assert twice.exit_code == Exit.ERROR
+    assert "The job has ended" in twice.stderr
+    missing = run_command("download", job_id)
+    assert missing.exit_code == Exit.ERROR
+    assert "has made no model" in missing.stderr
+    document = json.loads(run_command("jobs", "--all", "--json").stdout)
+    assert [item["id"] for item in document["data"]] == [job_id]
+
+
+def test_a_model_is_downloaded_into_a_folder(
+    run_command: RunCommand, api: Remote, model_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    model = api.upload_model(model_file, {})
+    answer = run_command("download", model.id, "--output", str(folder))
+    assert answer.exit_code == 0
+    assert answer.stdout.strip() == str(folder / "victim.pth")
+    assert (folder / "victim.pth").read_bytes() == model_file.read_bytes()
+    again = run_command("download", model.id, "--output", str(folder))
+    assert again.exit_code == Exit.USAGE
+    assert "--force" in again.stderr
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def test_a_key_is_made_listed_and_revoked(login: Login, run_command: RunCommand) -> None:
+    made = run_command("keys", "create", "--name", "nightly", "--scope", "read")
+    secret = made.stdout.strip()
+    with Remote(Login(login.url, secret)) as remote:
+        remote.check_key()
+    listed = json.loads(run_command("keys", "list", "--json").stdout)
+    row = next(item for item in listed["data"] if item["name"] == "nightly")
+    assert secret not in json.dumps(listed)
+    assert row["prefix"] in run_command("keys", "list").stdout
+    assert run_command("keys", "revoke", row["id"]).exit_code == 0
+    refused = run_command("login", login.url, "--key", secret)
+    assert refused.exit_code == Exit.ERROR
+    assert "revoked" in refused.stderr
+
+
+def test_the_first_key_of_a_database_is_made_without_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANITIZER_DATABASE_URL", f"sqlite:///{tmp_path / 'new' / 'x.db'}")
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    runner = CliRunner()
+    early = runner.invoke(app, ["keys", "bootstrap", "--tenant", "acme"])
+    assert early.exit_code == Exit.ERROR
+    assert "sanitizer migrate" in early.stderr
+    assert runner.invoke(app, ["migrate"]).exit_code == 0
+    answer = runner.invoke(app, ["keys", "bootstrap", "--tenant", "acme"])
+    assert answer.exit_code == 0
+    assert answer.stdout.startswith("bds_")

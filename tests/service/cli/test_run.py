@@ -1,0 +1,110 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli.app import app
+from service.cli.child import RunFailed, show_run
+from service.cli.exits import Exit
+from service.cli.failures import UnsupportedInput
+from tests.service.cli.test_up import alive
+
+SLOW = """
+import subprocess, sys, time
+from sanitizer.events import Stage, StageEvent, to_line
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+sys.stdout.write(to_line(StageEvent(stage=Stage.LOAD, message=f"child {child.pid}")))
+sys.stdout.flush()
+time.sleep(60)
+"""
+
+
+def test_an_input_at_fault_ends_with_exit_code_3_and_its_reason(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"modle": 1}))
+    answer = CliRunner().invoke(app, ["run", str(spec), "--out", str(tmp_path / "out")])
+    assert answer.exit_code == Exit.UNSUPPORTED
+    assert "invalid_spec" in answer.stderr
+    assert "modle" in answer.stderr
+
+
+def test_options_and_a_specification_exclude_each_other(tmp_path: Path) -> None:
+    arguments = ["run", "spec.json", "--out", str(tmp_path), "--seed", "1"]
+    answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == Exit.USAGE
+    assert "not both" in answer.stderr
+
+
+def test_a_child_that_crashes_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"exit code 1 (.|\n)*NameError"):
+        show_run(["-c", "what_is_this"], tmp_path / "log")
+
+
+def test_a_child_that_says_why_it_failed_is_believed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from sanitizer.errors import Fault\n"
+        "from sanitizer.events import ErrorEvent, to_line\n"
+        "sys.stdout.write(to_line(ErrorEvent(code='bad', fault=Fault.INPUT, message='7')))\n"
+        "sys.exit(3)"
+    )
+    with pytest.raises(UnsupportedInput, match="bad: 7"):
+        show_run(["-c", code], tmp_path / "log")
+
+
+def test_lines_that_are_no_events_are_passed_over(tmp_path: Path) -> None:
+    show_run(["-c", "print('not an event')"], tmp_path / "log")
+
+
+def test_an_interrupt_ends_the_child_and_what_it_started(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from service.cli.child import show_run\n"
+    code += "show_run(['-c', sys.argv[1]], pathlib.Path(sys.argv[2]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, SLOW, str(tmp_path / "log")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    grandchild = int(process.stderr.readline().split()[-1])
+    assert alive([grandchild])
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    deadline = time.monotonic() + 5
+    while alive([grandchild]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive([grandchild])
+
+
+def test_a_run_ends_with_its_table_and_verdict(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+
+    from sanitizer.networks.registry import build_network
+    from sanitizer.randomness import make_generator
+
+    network = build_network("wrn-10-1", 2, 3, make_generator("test"))
+    torch.save(network.state_dict(), tmp_path / "model.pth")
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "clean.npz", images=images, labels=np.arange(40) % 2)
+    probe = {"kind": "patch", "target_class": 0, "row": 0, "column": 0, "pixels": [[255]]}
+    (tmp_path / "probe.json").write_text(json.dumps(probe))
+    answer = CliRunner().invoke(
+        app,
+        ["run", "--model", str(tmp_path / "model.pth"), "--clean", str(tmp_path / "clean.npz")]
+        + ["--input-size", "16x16", "--probe", str(tmp_path / "probe.json"), "--max-asr", "1"]
+        + ["--max-accuracy-drop", "1", "--out", str(tmp_path / "out"), "--method", "finetune"]
+        + ["--set", 'training.phases=[{"epochs": 1, "learning_rate": 0.1}]'],
+    )
+    assert answer.exit_code == Exit.ALLOWED, answer.stderr
+    assert "ACC  clean accuracy" in answer.stdout
+    assert "ASR  trigger" in answer.stdout
+    assert "Verdict: allowed" in answer.stdout
+    assert "finetune epoch 1: loss" in answer.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["decision"]["verdict"] == "allowed"

@@ -1,0 +1,122 @@
+"""Health over HTTP."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from service.db.base import utc_now
+from service.db.session import SessionFactory, transaction
+from service.db.tables import WorkerRecord
+from service.settings import Settings
+from tests.databases import every_database
+from tests.service.jobs.builders import make_job
+
+UP = [
+    {"name": "database", "state": "up", "required": True, "detail": None},
+    {"name": "broker", "state": "up", "required": True, "detail": None},
+    {"name": "store", "state": "up", "required": True, "detail": None},
+]
+NO_WORKER = {
+    "name": "workers",
+    "state": "down",
+    "required": False,
+    "detail": "none reports; jobs wait until one does",
+}
+
+
+def test_process_that_answers_is_healthy(anonymous: httpx.Client) -> None:
+    answer = anonymous.get("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"object": "health", "status": "ok"})
+
+
+@every_database
+def test_service_is_ready_without_workers(anonymous: httpx.Client) -> None:
+    answer = anonymous.get("/readyz")
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"object": "readiness", "status": "ready", "components": [*UP, NO_WORKER]},
+    )
+
+
+def test_workers_that_report_are_counted(anonymous: httpx.Client, sessions: SessionFactory) -> None:
+    with transaction(sessions) as session:
+        session.add(
+            WorkerRecord(id="w", hostname="h", device="cpu", slots=1, heartbeat_at=utc_now())
+        )
+    assert anonymous.get("/readyz").json()["components"][3] == {
+        "name": "workers",
+        "state": "up",
+        "required": False,
+        "detail": "1 report",
+    }
+
+
+class TestBrokerDown:
+    """Nothing listens where the broker should be."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"broker_url": SecretStr("redis://127.0.0.1:1/0")})
+
+    def test_service_is_unready_and_names_the_broker(self, anonymous: httpx.Client) -> None:
+        answer = anonymous.get("/readyz")
+        down = {
+            "name": "broker",
+            "state": "down",
+            "required": True,
+            "detail": "does not answer (ConnectionError)",
+        }
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {
+                "object": "readiness",
+                "status": "unready",
+                "components": [UP[0], down, UP[2], NO_WORKER],
+            },
+        )
+
+
+def test_service_without_its_store_is_unready(
+    anonymous: httpx.Client, settings: Settings, tmp_path: Path
+) -> None:
+    Path(settings.storage_url.removeprefix("file:")).rmdir()
+    (tmp_path / "store").write_text("a file where the folder should be")
+    answer = anonymous.get("/readyz")
+    states = {c["name"]: c["state"] for c in answer.json()["components"]}
+    assert (answer.status_code, states["store"]) == (503, "down")
+
+
+@every_database
+def test_requests_and_jobs_are_counted(client: httpx.Client) -> None:
+    make_job(client)
+    client.get("/v1/models/model_x")
+    client.get("/nowhere/at/all")
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+    }
+    requests = {
+        (s.labels["method"], s.labels["route"], s.labels["status"]): s.value
+        for s in families["sanitizer_http_requests"].samples
+        if s.name.endswith("_total")
+    }
+    assert requests == {
+        ("POST", "/v1/models", "201"): 1,
+        ("POST", "/v1/datasets", "201"): 1,
+        ("POST", "/v1/jobs", "202"): 1,
+        ("GET", "/v1/models/{model_id}", "404"): 1,
+        ("GET", "unmatched", "404"): 1,
+    }
+    jobs = {s.labels["status"]: s.value for s in families["sanitizer_jobs"].samples}
+    assert jobs == {
+        "queued": 1,
+        "running": 0,
+        "cancelling": 0,
+        "succeeded": 0,
+        "failed": 0,
+        "cancelled": 0,
+    }
+    assert "sanitizer_http_request_seconds" in families

@@ -1,0 +1,161 @@
+"""What holds for every request: problem documents, request ids, limits."""
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from service import errors
+from service.dependencies import ReadSession
+from service.settings import Settings
+from tests.databases import every_database
+from tests.service.problem_documents import code_and_pointers, problem, read_problem
+
+
+def test_unknown_path_is_a_problem(client: httpx.Client) -> None:
+    assert read_problem(client.get("/v1/nothing")) == problem(
+        "not_found",
+        404,
+        instance="/v1/nothing",
+        title="There is nothing here",
+        detail="The API has no path /v1/nothing.",
+    )
+
+
+def test_path_is_exact_so_that_no_upload_is_redirected(client: httpx.Client) -> None:
+    assert client.get("/v1/models/").status_code == 404
+
+
+def test_unknown_method_is_a_problem_that_lists_the_known(client: httpx.Client) -> None:
+    answer = client.put("/v1/models")
+    assert read_problem(answer) == problem(
+        "method_not_allowed",
+        405,
+        instance="/v1/models",
+        title="The path has no such method",
+        detail="/v1/models has no method PUT.",
+    )
+    assert answer.headers["allow"]
+
+
+def test_mistake_of_ours_is_a_problem_that_tells_nothing_of_it(
+    app: FastAPI, client: httpx.Client
+) -> None:
+    @app.get("/boom")
+    def boom() -> None:
+        raise RuntimeError("the password is 1234")
+
+    answer = client.get("/boom")
+    assert read_problem(answer) == problem(
+        "internal_error",
+        500,
+        instance="/boom",
+        title="The service made a mistake",
+        detail="The request failed by a mistake of the service; the operator's log has more.",
+    )
+    assert "1234" not in answer.text
+
+
+def test_database_that_does_not_answer_is_a_problem(app: FastAPI, client: httpx.Client) -> None:
+    @app.get("/broken")
+    def broken(session: ReadSession) -> None:
+        session.execute(text("SELECT * FROM no_such_table"))
+
+    answer = client.get("/broken")
+    assert code_and_pointers(answer) == (503, "unavailable", [])
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_request_id_of_the_client_is_kept(client: httpx.Client) -> None:
+    answer = client.get("/v1/nothing", headers={"X-Request-ID": "trace:1-2_3.4"})
+    assert answer.headers["x-request-id"] == "trace:1-2_3.4"
+    assert answer.json()["request_id"] == "trace:1-2_3.4"
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 101, '"><script>', "ü"])
+def test_harmful_request_id_is_replaced(client: httpx.Client, given: str) -> None:
+    answer = client.get("/healthz", headers=[(b"X-Request-ID", given.encode())])
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_request_id_is_in_every_line_of_the_log(
+    capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    # The app takes hold of standard error when it is made, so it is made after `capsys`.
+    client: httpx.Client = request.getfixturevalue("client")
+    client.get("/v1/nothing", headers={"X-Request-ID": "trace-1"})
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["request_id"]) for line in lines] == [("request", "trace-1")]
+    kept = ("method", "path", "status")
+    assert {name: lines[0][name] for name in kept} == {
+        "method": "GET",
+        "path": "/v1/nothing",
+        "status": 404,
+    }
+
+
+class TestBodyLimit:
+    """JSON bodies may have a thousand bytes."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_request_bytes": 1000})
+
+    def test_announced_body_over_the_limit_is_refused(self, client: httpx.Client) -> None:
+        answer = client.post("/v1/jobs", json={"name": "x" * 1000})
+        assert read_problem(answer) == problem(
+            "content_too_large",
+            413,
+            instance="/v1/jobs",
+            title="The body is too large",
+            detail="At most 1000 bytes are accepted here; 1011 bytes were sent.",
+            limit_bytes=1000,
+            received_bytes=1011,
+        )
+
+    def test_upload_has_its_own_limit(self, client: httpx.Client) -> None:
+        answer = client.post("/v1/models", files={"file": ("m.pt", b"x" * 2000)})
+        assert answer.status_code == 201
+
+
+# --- What the type of a problem leads to ---------------------------------------------------------
+
+
+def test_type_of_a_problem_leads_to_its_explanation(client: httpx.Client) -> None:
+    kind = client.get("/v1/models/model_x").json()["type"]
+    page = client.get(kind)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert page.text == (
+        "There is no such model\n\nHTTP 404, code model_not_found\n\nNone of your models has this "
+        "id, or it was deleted. `GET /v1/models` lists yours.\n"
+    )
+
+
+def test_every_kind_of_problem_is_listed_and_explained(anonymous: httpx.Client) -> None:
+    listed = anonymous.get("/problems").json()["data"]
+    assert [kind["code"] for kind in listed] == sorted(errors.kinds())
+    assert {anonymous.get(kind["type"]).status_code for kind in listed} == {200}
+
+
+def test_unknown_kind_of_problem_is_not_found(anonymous: httpx.Client) -> None:
+    answer = anonymous.get("/problems/nothing")
+    assert code_and_pointers(answer) == (404, "problem_not_found", [])
+
+
+def test_codes_of_problems_are_unique() -> None:
+    def walk(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceError]]:
+        yield kind
+        for below in kind.__subclasses__():
+            yield from walk(below)
+
+    codes = [kind.code for kind in walk(errors.ServiceError)]
+    assert len(codes) == len(set(codes))
+
+
+@every_database
+def test_time_is_rfc_3339_in_utc(client: httpx.Client) -> None:
+    made = client.post("/v1/keys", json={"name": "x", "expires_at": "2099-01-01T02:00:00+02:00"})
+    assert made.json()["expires_at"] == "2099-01-01T00:00:00.000Z"
