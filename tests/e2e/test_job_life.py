@@ -1,0 +1,165 @@
+"""Jobs from their submission to their end, and what happens when a part of the service is away."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.e2e.conftest import Service
+from tests.e2e.inputs import ENDLESS, quick_request
+from tests.e2e.user import User
+
+
+def events_of(user: User, job_id: str, last: int = 0) -> list[dict[str, Any]]:
+    """Everything a stream says until it ends by itself."""
+    events = []
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
+    with user.http.stream(
+        "GET", f"/v1/jobs/{job_id}/events", headers=headers, timeout=120
+    ) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        for line in stream.iter_lines():
+            if line.startswith("data:"):
+                events.append(json.loads(line.removeprefix("data:")))
+    return events
+
+
+def test_a_job_runs_to_a_sanitized_model_with_its_evidence(user: User, tmp_path: Path) -> None:
+    request = quick_request(user, tmp_path)
+    job_id = user.submit(**request)
+    events = events_of(user, job_id)
+    job = user.job(job_id)
+
+    assert job["status"] == "succeeded", job
+    assert job["progress"] == 1
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    statuses = [event["data"]["status"] for event in events if event["type"] == "status"]
+    assert statuses == ["queued", "running", "succeeded"]
+    stages = [event["data"]["stage"] for event in events if event["type"] == "stage"]
+    assert stages == ["load", "baseline", "teacher", "distil", "evaluate", "write"]
+    assert events_of(user, job_id, last=3) == events[3:]
+
+    metrics = user.http.get(f"/v1/jobs/{job_id}/metrics", params={"limit": 100}).json()["data"]
+    named = {(metric["stage"], metric["epoch"], metric["name"]) for metric in metrics}
+    assert ("distil", 2, "asr.corner") in named
+    assert ("baseline", None, "accuracy") in named
+
+    report = user.http.get(f"/v1/jobs/{job_id}/report").json()
+    assert report["model"]["architecture"] == "wrn-10-1"
+    page = user.http.get(f"/v1/jobs/{job_id}/report", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    artifacts = user.http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]
+    assert {artifact["kind"] for artifact in artifacts} == {
+        "model",
+        "report",
+        "report_page",
+        "plot",
+    }
+
+    file = user.http.get(f"/v1/models/{job['result_model_id']}/file")
+    (tmp_path / "result.pth").write_bytes(file.content)
+    before = torch.load(tmp_path / "suspect.pth", weights_only=True)["state_dict"]
+    after = torch.load(tmp_path / "result.pth", weights_only=True)["state_dict"]
+    assert list(after) == list(before)
+    assert any(not torch.equal(after[key], before[key]) for key in before)
+
+
+def test_a_sanitized_model_can_be_sanitized_again(user: User, tmp_path: Path) -> None:
+    request = quick_request(user, tmp_path)
+    first = user.wait(user.submit(**request))
+    again = user.wait(user.submit(**request | {"model_id": first["result_model_id"]}))
+    assert again["status"] == "succeeded", again
+
+
+def test_data_is_used_where_it_lies(service: Service, user: User, tmp_path: Path) -> None:
+    request = quick_request(user, tmp_path)
+    (service.references / "clean.npz").write_bytes((tmp_path / "clean.npz").read_bytes())
+    answer = user.http.post(
+        "/v1/datasets/references",
+        json={"uri": (service.references / "clean.npz").as_uri()},
+    )
+    assert answer.status_code == 201, answer.text
+    job = user.wait(user.submit(**request | {"clean_data": {"dataset_id": answer.json()["id"]}}))
+    assert job["status"] == "succeeded", job
+
+
+def test_a_running_job_is_cancelled_once(user: User, tmp_path: Path) -> None:
+    job_id = user.submit(**quick_request(user, tmp_path, method=ENDLESS))
+    user.wait(job_id, "running")
+    first = user.http.post(f"/v1/jobs/{job_id}/cancel")
+    assert first.status_code == 202, first.text
+    job = user.wait(job_id)
+    assert job["status"] == "cancelled"
+    again = user.http.post(f"/v1/jobs/{job_id}/cancel")
+    assert again.status_code == 409
+    assert again.headers["content-type"].startswith("application/problem+json")
+    assert "cancelled" in again.json()["detail"]
+
+
+def test_a_job_submitted_while_no_worker_runs_says_so_and_runs_later(
+    service: Service, user: User, tmp_path: Path
+) -> None:
+    service.stack.stop_part("worker")
+    try:
+        job_id = user.submit(**quick_request(user, tmp_path))
+        job = user.job(job_id)
+        assert job["status"] == "queued"
+        assert "worker" in job["waiting_reason"].lower()
+    finally:
+        service.stack.start_part("worker")
+    assert user.wait(job_id)["status"] == "succeeded"
+
+
+def test_a_job_submitted_while_the_broker_is_down_runs_later(
+    service: Service, user: User, tmp_path: Path
+) -> None:
+    request = quick_request(user, tmp_path)
+    service.stack.stop_part("broker")
+    try:
+        begun = time.monotonic()
+        job_id = user.submit(**request)
+        assert time.monotonic() - begun < 10
+        assert user.job(job_id)["status"] == "queued"
+    finally:
+        service.stack.start_part("broker")
+    assert user.wait(job_id)["status"] == "succeeded"
+
+
+def test_a_killed_child_is_started_again_and_the_job_succeeds(user: User, tmp_path: Path) -> None:
+    job_id = user.submit(**quick_request(user, tmp_path))
+    user.wait(job_id, "running")
+    deadline = time.monotonic() + 30
+    while not (children := children_of_job(job_id)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(children[0], signal.SIGKILL)
+    job = user.wait(job_id)
+    assert job["status"] == "succeeded", job
+    assert job["attempt"] == 2
+
+
+def children_of_job(job_id: str) -> list[int]:
+    """Processes whose command line names the job's folder."""
+    found = subprocess.run(["pgrep", "-f", f"sanitizer run .*{job_id}"], capture_output=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{}", "/v1/jobs/{}/events", "/v1/jobs/{}/report"])
+def test_somebody_elses_job_is_not_found(
+    service: Service, user: User, tmp_path: Path, path: str
+) -> None:
+    from service.cli.founding import make_admin_key
+
+    job_id = user.submit(**quick_request(user, tmp_path))
+    stranger = User(
+        service.stack.url, make_admin_key(service.stack.settings, "strangers", "theirs")
+    )
+    with stranger:
+        assert stranger.http.get(path.format(job_id)).status_code == 404
+    user.wait(job_id)

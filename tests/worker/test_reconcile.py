@@ -1,0 +1,180 @@
+"""Repairs, over a real broker and both databases."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
+import pytest
+from pydantic import SecretStr
+
+from service import queue
+from service.cli.stack import environment_of
+from service.db.base import utc_now
+from service.db.session import SessionFactory, transaction
+from service.db.tables import IdempotencyRecord, Job, JobStatus, WorkerRecord
+from service.jobs import service as jobs
+from service.settings import Settings
+from tests.builders import add_job, add_tenant
+from tests.databases import every_database
+from worker.reconcile import Reconciler
+
+
+def _reconciler(settings: Settings, sessions: SessionFactory) -> Reconciler:
+    return Reconciler(settings, sessions, queue.make_producer(settings))
+
+
+def _add_jobs(sessions: SessionFactory, count: int = 1) -> list[str]:
+    with transaction(sessions) as session:
+        return [add_job(session).id for _ in range(count)]
+
+
+def _messages(settings: Settings) -> int:
+    return queue.count_messages(queue.make_producer(settings))
+
+
+def _lapse(sessions: SessionFactory, job_id: str) -> None:
+    with transaction(sessions) as session:
+        assert jobs.claim(session, job_id, "w1", lease_seconds=-1) is not None
+
+
+@every_database
+def test_job_that_was_never_sent_is_sent_once(settings: Settings, sessions: SessionFactory) -> None:
+    _add_jobs(sessions, 2)
+    reconciler = _reconciler(settings, sessions)
+    reconciler.run()
+    reconciler.run()
+    assert _messages(settings) == 2
+
+
+def test_job_whose_message_is_old_and_gone_is_sent_again(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    [job_id] = _add_jobs(sessions)
+    with transaction(sessions) as session:
+        jobs.mark_sent(session, job_id)
+    quick = settings.model_copy(update={"resend_seconds": 0.001})
+    time.sleep(0.01)
+    _reconciler(quick, sessions).run()
+    assert _messages(settings) == 1
+
+
+def test_queue_does_not_grow_while_no_worker_takes_from_it(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    _add_jobs(sessions, 3)
+    reconciler = _reconciler(settings.model_copy(update={"resend_seconds": 1e-6}), sessions)
+    for _ in range(4):
+        reconciler.run()
+    assert _messages(settings) == 3
+
+
+def test_job_is_sent_once_the_broker_is_back(settings: Settings, sessions: SessionFactory) -> None:
+    [job_id] = _add_jobs(sessions)
+    down = settings.model_copy(update={"broker_url": SecretStr("redis://127.0.0.1:1/0")})
+    _reconciler(down, sessions).run()
+    with transaction(sessions) as session:
+        assert session.get_one(Job, job_id).sent_at is None
+    _reconciler(settings, sessions).run()
+    assert _messages(settings) == 1
+
+
+@every_database
+def test_job_of_a_silent_worker_is_queued_and_sent(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    [job_id] = _add_jobs(sessions)
+    _lapse(sessions, job_id)
+    _reconciler(settings, sessions).run()
+    with transaction(sessions) as session:
+        assert session.get_one(Job, job_id).status == JobStatus.QUEUED
+    assert _messages(settings) == 1
+
+
+def test_leases_are_taken_back_without_a_broker(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    [job_id] = _add_jobs(sessions)
+    _lapse(sessions, job_id)
+    down = settings.model_copy(update={"broker_url": SecretStr("redis://127.0.0.1:1/0")})
+    _reconciler(down, sessions).run()
+    with transaction(sessions) as session:
+        assert session.get_one(Job, job_id).status == JobStatus.QUEUED
+
+
+@every_database
+def test_rows_that_have_had_their_time_are_deleted(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    now = utc_now()
+    with transaction(sessions) as session:
+        tenant = add_tenant(session)
+        for key, age in (("old", 1), ("new", -1)):
+            session.add(
+                IdempotencyRecord(
+                    tenant_id=tenant.id,
+                    key=key,
+                    fingerprint="f",
+                    expires_at=now - timedelta(hours=age),
+                )
+            )
+            session.add(
+                WorkerRecord(
+                    id=key,
+                    hostname="h",
+                    device="cpu",
+                    slots=1,
+                    heartbeat_at=now - timedelta(days=2 * max(age, 0)),
+                )
+            )
+    _reconciler(settings, sessions).run()
+    with transaction(sessions) as session:
+        assert [record.key for record in session.query(IdempotencyRecord)] == ["new"]
+        assert [record.id for record in session.query(WorkerRecord)] == ["new"]
+
+
+def test_reconciler_runs_alone_and_ends_when_asked(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    [job_id] = _add_jobs(sessions)
+    _lapse(sessions, job_id)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "worker.reconcile"],
+        env={**os.environ, **environment_of(settings)},
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while _messages(settings) == 0:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("repair", ["take_back", "resend", "drop_expired"])
+def test_repair_that_fails_does_not_keep_the_others_from_being_done(
+    settings: Settings,
+    sessions: SessionFactory,
+    repair: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    def note(name: str) -> None:
+        done.append(name)
+        if name == repair:
+            raise RuntimeError(name)
+
+    reconciler = _reconciler(settings, sessions)
+    for name in ("take_back", "resend", "drop_expired"):
+        work = lambda name=name: note(name)  # noqa: E731  # a name of its own for each
+        work.__name__ = name
+        monkeypatch.setattr(reconciler, name, work)
+    reconciler.run()
+    assert done == ["take_back", "resend", "drop_expired"]

@@ -1,0 +1,366 @@
+"""Jobs through the supervisor, with real child processes that behave well and badly."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from service.db.base import utc_now
+from service.db.session import transaction
+from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Model
+from service.jobs import service as jobs
+from service.jobs.service import Claim
+from tests.databases import every_database
+from tests.worker.conftest import Bench
+from worker.folders import job_folder
+from worker.outcomes import Cancelled, Failed, Lost, Released, Succeeded
+
+
+def _started(bench: Bench, job_id: str) -> bool:
+    return (bench.folder(job_id) / "work" / "attempts").exists()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state != "Z"
+
+
+def _model_content(bench: Bench, job_id: str, tmp_path: Path) -> bytes:
+    """What the child of a succeeded job has left as its model."""
+    with transaction(bench.sessions) as session:
+        model = session.query(Model).filter(Model.source_job_id == job_id).one()
+    target = tmp_path / "fetched"
+    bench.store.fetch(model.storage_key, target, sha256=model.sha256)
+    return target.read_bytes()
+
+
+def _stored_files(bench: Bench) -> int:
+    folder = Path(bench.settings.storage_url.removeprefix("file:")) / "jobs"
+    return len([path for path in folder.rglob("*") if path.is_file()])
+
+
+# --- A good run ----------------------------------------------------------------------------------
+
+
+@every_database
+def test_good_run_makes_a_model_and_a_story(bench: Bench, tmp_path: Path) -> None:
+    job_id = bench.add_job()
+    assert isinstance(bench.run(job_id, "succeed"), Succeeded)
+    job = bench.job(job_id)
+    assert (job.status, job.verdict, job.progress) == (JobStatus.SUCCEEDED, "allowed", 1.0)
+    assert _model_content(bench, job_id, tmp_path) == b"suspect weights"
+    with transaction(bench.sessions) as session:
+        told = [event.type for event in session.query(JobEvent).order_by(JobEvent.sequence)]
+        names = {artifact.name for artifact in session.query(Artifact)}
+        figures = [(figure.name, figure.value) for figure in session.query(JobMetric)]
+    assert told[:3] == ["status", "status", "stage"]
+    assert told[-2:] == ["result", "status"]
+    assert names == {"model.pt", "report.json"}
+    assert figures == [("loss", 0.5)]
+    assert bench.woken
+
+
+def test_folder_of_an_ended_job_is_removed(bench: Bench) -> None:
+    job_id = bench.add_job()
+    bench.run(job_id, "succeed")
+    assert not bench.folder(job_id).exists()
+
+
+def test_child_sees_no_address_and_no_secret(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANITIZER_DATABASE_URL", "postgresql://secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    job_id = bench.add_job()
+    bench.run(job_id, "show_environment")
+    seen = json.loads(_model_content(bench, job_id, tmp_path))
+    assert set(seen) <= {
+        *("PATH", "LD_LIBRARY_PATH", "TZ", "LANG", "LC_CTYPE", "HOME", "TMPDIR"),
+        *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+    }
+    assert seen["CUDA_VISIBLE_DEVICES"] == ""
+    assert seen["OMP_NUM_THREADS"] == "1"
+    assert seen["HOME"].startswith(str(bench.folder(job_id)))
+
+
+def test_child_is_asked_for_what_the_row_says(bench: Bench, tmp_path: Path) -> None:
+    job_id = bench.add_job()
+    bench.run(job_id, "show_spec")
+    spec = json.loads(_model_content(bench, job_id, tmp_path))
+    assert spec["model"]["path"] == str(bench.folder(job_id) / "input" / "model")
+    assert spec["model"]["filename"] == "suspect.pt"
+    assert (spec["method"]["name"], spec["device"], spec["threads"]) == ("argd", "cpu", 1)
+
+
+def test_garbage_among_the_events_is_skipped(bench: Bench) -> None:
+    job_id = bench.add_job()
+    assert isinstance(bench.run(job_id, "talk_garbage"), Succeeded)
+
+
+def test_flood_of_events_loses_no_figure_and_few_rows_are_progress(bench: Bench) -> None:
+    job_id = bench.add_job()
+    assert isinstance(bench.run(job_id, "flood"), Succeeded)
+    with transaction(bench.sessions) as session:
+        assert session.query(JobMetric).count() == 6_001
+        progress = session.query(JobEvent).filter(JobEvent.type == "progress").count()
+        sequences = [row.sequence for row in session.query(JobEvent.sequence)]
+    assert progress < 250
+    assert sorted(sequences) == list(range(1, len(sequences) + 1))
+
+
+def test_descendant_that_is_left_behind_is_killed(bench: Bench) -> None:
+    pids: list[int] = []
+    job_id = bench.add_job()
+    note = bench.folder(job_id) / "home" / "descendant"
+
+    def look() -> bool:
+        if note.exists() and note.read_text():
+            pids.append(int(note.read_text()))
+        return bool(pids)
+
+    assert isinstance(bench.run_until(job_id, "leave_a_descendant", look, bool), Succeeded)
+    assert not _is_alive(pids[0])
+
+
+def test_child_that_lingers_after_its_result_does_not_spoil_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.supervisor.LAST_WORD_SECONDS", 0.5)
+    job_id = bench.add_job()
+    assert isinstance(bench.run(job_id, "linger_after_the_result"), Succeeded)
+
+
+# --- Faults --------------------------------------------------------------------------------------
+
+
+def test_fault_of_the_input_fails_the_job(bench: Bench) -> None:
+    job_id = bench.add_job()
+    bench.run(job_id, "blame_the_input")
+    job = bench.job(job_id)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "empty_class")
+    assert not bench.folder(job_id).exists()
+
+
+@every_database
+def test_fault_of_the_machine_queues_the_job_again(bench: Bench) -> None:
+    job_id = bench.add_job()
+    bench.run(job_id, "blame_the_machine")
+    job = bench.job(job_id)
+    assert (job.status, job.attempt, job.error_code) == (JobStatus.QUEUED, 1, None)
+    assert bench.folder(job_id).exists()
+
+
+def test_child_that_ends_without_a_word_is_a_fault_of_the_machine(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    bench.run(job_id, "crash")
+    job = bench.job(job_id)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "internal_error")
+    assert job.error_data == {"exit_code": 7, "stderr": "Traceback: it broke\n"}
+
+
+def test_killed_child_is_named_with_its_signal_and_a_hint(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    bench.run(job_id, "be_killed")
+    job = bench.job(job_id)
+    assert job.error_code == "child_killed"
+    assert job.error_message == (
+        "The run was ended by SIGKILL. Most often the memory ran out: lower the batch size, or ask "
+        "the operator for more."
+    )
+
+
+def test_program_that_is_not_there_is_a_fault_of_the_machine(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    bench.run(job_id, "succeed", child_command=("/nowhere/python",))
+    job = bench.job(job_id)
+    assert job.error_code == "internal_error"
+    assert job.error_data is not None
+    assert "cannot be started" in job.error_data["stderr"]
+
+
+def test_memory_of_the_child_is_limited(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    bench.run(job_id, "eat_memory", job_memory_bytes=1 << 30)
+    assert bench.job(job_id).error_code == "out_of_memory"
+
+
+def test_size_of_the_files_of_the_child_is_limited(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    bench.run(job_id, "eat_disk", job_file_bytes=1 << 20)
+    assert bench.job(job_id).error_code == "out_of_disk"
+
+
+def test_run_that_takes_too_long_is_stopped_and_not_tried_again(bench: Bench) -> None:
+    job_id = bench.add_job()
+    bench.run(job_id, "wait", job_timeout_seconds=1.0)
+    job = bench.job(job_id)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "timeout")
+    assert job.error_data == {"limit_seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("name_other_bytes", "not what it was"),
+        ("name_a_link", "cannot be read"),
+        ("name_a_file_elsewhere", r"named '\.\./spec\.json'"),
+        ("name_no_model", "one model"),
+        ("write_a_bad_report", "report is not valid"),
+    ],
+)
+def test_result_that_is_none_is_refused_and_leaves_nothing_in_the_store(
+    bench: Bench, behaviour: str, reason: str
+) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    outcome = bench.run(job_id, behaviour)
+    assert isinstance(outcome, Failed)
+    assert outcome.error.code == "invalid_result"
+    assert re.search(reason, outcome.error.message)
+    assert bench.job(job_id).status == JobStatus.FAILED
+    assert _stored_files(bench) == 0
+
+
+def test_file_that_is_gone_from_the_store_fails_the_job(bench: Bench) -> None:
+    job_id = bench.add_job()
+    with transaction(bench.sessions) as session:
+        bench.store.delete(session.query(Model).one().storage_key)
+    bench.run(job_id, "succeed")
+    job = bench.job(job_id)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "file_gone")
+
+
+def test_file_that_changed_in_the_store_is_not_run(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    with transaction(bench.sessions) as session:
+        session.query(Model).one().sha256 = "0" * 64
+    bench.run(job_id, "succeed")
+    assert bench.job(job_id).error_code == "stored_file_damaged"
+
+
+def test_reference_outside_the_roots_is_refused_by_the_worker_too(bench: Bench) -> None:
+    job_id = bench.add_job(reference="file:///etc/hostname")
+    bench.run(job_id, "succeed")
+    assert bench.job(job_id).error_code == "reference_refused"
+
+
+def test_reference_inside_a_root_is_used_where_it_lies(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "clean.npz").write_bytes(b"images")
+    job_id = bench.add_job(reference=f"file://{tmp_path}/data/clean.npz")
+    bench.run(job_id, "show_spec", reference_roots=(tmp_path / "data",))
+    spec = json.loads(_model_content(bench, job_id, tmp_path))
+    assert spec["clean_data"]["path"] == str(tmp_path / "data" / "clean.npz")
+
+
+# --- Stopping ------------------------------------------------------------------------------------
+
+
+def _cancel(bench: Bench, job_id: str) -> None:
+    with transaction(bench.sessions) as session:
+        jobs.request_cancel(session, job_id)
+
+
+@every_database
+def test_cancelled_job_stops_its_child(bench: Bench) -> None:
+    job_id = bench.add_job()
+    outcome = bench.run_until(
+        job_id, "wait", lambda: _started(bench, job_id), lambda: _cancel(bench, job_id)
+    )
+    assert isinstance(outcome, Cancelled)
+    assert bench.job(job_id).status == JobStatus.CANCELLED
+    assert not bench.folder(job_id).exists()
+
+
+def test_child_that_ignores_the_request_to_stop_is_killed(bench: Bench) -> None:
+    job_id = bench.add_job()
+    outcome = bench.run_until(
+        job_id, "ignore_sigterm", lambda: _started(bench, job_id), lambda: _cancel(bench, job_id)
+    )
+    assert isinstance(outcome, Cancelled)
+
+
+def test_result_that_comes_while_it_is_cancelled_is_kept(bench: Bench) -> None:
+    job_id = bench.add_job()
+    outcome = bench.run_until(
+        job_id,
+        "finish_when_asked_to_stop",
+        lambda: _started(bench, job_id),
+        lambda: _cancel(bench, job_id),
+    )
+    assert isinstance(outcome, Succeeded)
+    assert bench.job(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_job_that_is_cancelled_before_its_child_starts_starts_none(bench: Bench) -> None:
+    job_id = bench.add_job()
+    claim = bench.claim(job_id)
+    _cancel(bench, job_id)
+    supervisor = bench.supervisor("wait")
+    assert isinstance(supervisor.run(claim), Cancelled)
+    assert bench.job(job_id).status == JobStatus.CANCELLED
+
+
+def test_stopping_worker_gives_its_job_back(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    outcome = bench.run_until(job_id, "wait", lambda: _started(bench, job_id), bench.stopping.set)
+    assert isinstance(outcome, Released)
+    job = bench.job(job_id)
+    assert (job.status, job.worker_id, job.max_attempts) == (JobStatus.QUEUED, None, 2)
+
+
+def test_next_attempt_finds_the_checkpoint_of_the_one_before(bench: Bench) -> None:
+    job_id = bench.add_job()
+    behaviour = "wait_then_succeed_when_resumed"
+    bench.run_until(job_id, behaviour, lambda: _started(bench, job_id), bench.stopping.set)
+    bench.stopping.clear()
+    assert isinstance(bench.run(job_id, behaviour), Succeeded)
+    assert bench.job(job_id).attempt == 2
+
+
+def _take_over(bench: Bench, job_id: str) -> Claim:
+    """As if this worker had been silent for too long and another one had claimed the job."""
+    with transaction(bench.sessions) as session:
+        session.query(Job).filter_by(id=job_id).update({"lease_expires_at": utc_now()})
+    with transaction(bench.sessions) as session:
+        jobs.take_back_expired(session)
+    return bench.claim(job_id)
+
+
+@every_database
+def test_worker_that_lost_its_lease_kills_the_child_and_writes_nothing(bench: Bench) -> None:
+    job_id = bench.add_job()
+    taken: list[Claim] = []
+    outcome = bench.run_until(
+        job_id,
+        "ignore_sigterm",
+        lambda: _started(bench, job_id),
+        lambda: taken.append(_take_over(bench, job_id)),
+        heartbeat_seconds=1.0,
+    )
+    assert isinstance(outcome, Lost)
+    job = bench.job(job_id)
+    assert (job.status, job.attempt) == (JobStatus.RUNNING, taken[0].attempt)
+
+
+def test_result_of_a_worker_that_lost_its_lease_does_not_stay_in_the_store(bench: Bench) -> None:
+    job_id = bench.add_job()
+    claim = bench.claim(job_id)
+    _take_over(bench, job_id)
+    late = bench.supervisor("succeed", heartbeat_seconds=60.0)
+    assert isinstance(late.run(claim), Lost)
+    assert _stored_files(bench) == 0
+
+
+def test_folder_that_is_in_use_makes_the_job_wait_for_another_try(bench: Bench) -> None:
+    job_id = bench.add_job()
+    with job_folder(bench.settings.work_dir, job_id, wait_seconds=0, check=bool):
+        outcome = bench.run(job_id, "succeed", lease_seconds=0.3)
+    assert isinstance(outcome, Failed)
+    assert outcome.error.code == "work_folder_busy"
+    assert bench.job(job_id).status == JobStatus.QUEUED

@@ -1,0 +1,131 @@
+"""Real Celery worker processes, over a real broker and both databases."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from service import queue
+from service.cli.stack import environment_of
+from service.db.session import transaction
+from service.db.tables import JobStatus, WorkerRecord
+from service.settings import Settings
+from tests.databases import every_database
+from tests.worker.conftest import ROOT, Bench, child_command
+
+WAIT_SECONDS = 90.0
+
+
+class Workers:
+    """Starts workers, and ends those that still run after the test."""
+
+    def __init__(self, settings: Settings, logs: Path) -> None:
+        self._settings = settings
+        self._logs = logs
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, behaviour: str) -> subprocess.Popen[bytes]:
+        settings = self._settings.model_copy(update={"child_command": child_command(behaviour)})
+        settings.model_fields_set.update({"child_command", "heartbeat_seconds", "lease_seconds"})
+        log = self._logs / f"worker{len(self.processes)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-l", "WARNING"],
+                cwd=ROOT,
+                env={**os.environ, **environment_of(settings), "CUDA_VISIBLE_DEVICES": ""},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"it did not come to hold; the logs:\n{self.read_logs()}")
+            time.sleep(0.05)
+
+    def read_logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self._logs.glob("worker*.log")))
+
+
+@pytest.fixture
+def workers(bench: Bench, tmp_path: Path) -> Iterator[Workers]:
+    settings = bench.settings.model_copy(
+        update={
+            "heartbeat_seconds": 0.3,
+            "lease_seconds": 2.0,
+            "reconcile_seconds": 0.5,
+            "cancel_grace_seconds": 2.0,
+        }
+    )
+    settings.model_fields_set.update({"reconcile_seconds", "cancel_grace_seconds"})
+    workers = Workers(settings, tmp_path)
+    yield workers
+    for process in workers.processes:
+        process.kill()
+        process.wait()
+
+
+def _has_status(bench: Bench, job_id: str, status: JobStatus) -> bool:
+    return bench.job(job_id).status == status
+
+
+def _attempts(bench: Bench, job_id: str) -> int:
+    note = bench.folder(job_id) / "work" / "attempts"
+    return len(note.read_text()) if note.exists() else 0
+
+
+@every_database
+def test_worker_runs_a_job_that_was_sent(bench: Bench, workers: Workers) -> None:
+    job_id = bench.add_job()
+    queue.send_job(queue.make_producer(bench.settings), job_id)
+    workers.start("succeed")
+    workers.wait_until(lambda: _has_status(bench, job_id, JobStatus.SUCCEEDED))
+    assert bench.job(job_id).attempt == 1
+
+
+@every_database
+def test_job_of_a_worker_that_is_killed_is_resumed_by_another(
+    bench: Bench, workers: Workers
+) -> None:
+    job_id = bench.add_job()
+    queue.send_job(queue.make_producer(bench.settings), job_id)
+    first = workers.start("wait_then_succeed_when_resumed")
+    workers.wait_until(lambda: _attempts(bench, job_id) == 1)
+    assert _has_status(bench, job_id, JobStatus.RUNNING)
+    first.kill()
+    first.wait()
+    workers.start("wait_then_succeed_when_resumed")
+    workers.wait_until(lambda: _has_status(bench, job_id, JobStatus.SUCCEEDED))
+    assert bench.job(job_id).attempt == 2
+
+
+def test_job_whose_message_was_never_sent_runs_all_the_same(bench: Bench, workers: Workers) -> None:
+    job_id = bench.add_job()
+    workers.start("succeed")
+    workers.wait_until(lambda: _has_status(bench, job_id, JobStatus.SUCCEEDED))
+
+
+def test_worker_that_is_stopped_gives_its_job_back_and_signs_off(
+    bench: Bench, workers: Workers
+) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    queue.send_job(queue.make_producer(bench.settings), job_id)
+    process = workers.start("wait")
+    workers.wait_until(lambda: _attempts(bench, job_id) == 1)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert time.monotonic() - began < 12
+    assert _has_status(bench, job_id, JobStatus.QUEUED)
+    with transaction(bench.sessions) as session:
+        assert session.query(WorkerRecord).count() == 0

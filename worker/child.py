@@ -1,0 +1,203 @@
+"""The child process of a job: started under limits, read line by line, ended for certain."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Full, Queue
+
+import structlog
+from pydantic import ValidationError
+
+from sanitizer import events
+from sanitizer.events import Event
+
+MAX_LINE_BYTES = 1 << 20
+MAX_WAITING_EVENTS = 10_000
+"""Read ahead of the database; after that the child waits for its pipe."""
+TAIL_BYTES = 16 << 10
+MAX_GARBAGE_LOGGED = 20
+JOIN_SECONDS = 5.0
+LIMITS_PROGRAM = Path(__file__).with_name("limits.py")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use, in bytes.
+
+    Attributes:
+        data: Private memory (RLIMIT_DATA). None: no limit, since CUDA reserves what it never uses.
+        file: Size of one file.
+    """
+
+    data: int | None
+    file: int
+
+
+class Child:
+    """A running child in a session of its own.
+
+    Its standard input is a pipe that this process holds: it closes however this process ends, and
+    tells the child to end too.
+
+    Args:
+        command: Program and arguments.
+        environment: The whole environment.
+        folder: Its working folder.
+        keep_open: File descriptors that it shall hold while it lives.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        limits: Limits,
+        keep_open: Sequence[int] = (),
+    ) -> None:
+        wrapped = [
+            *(sys.executable, "-I", "-S", str(LIMITS_PROGRAM)),
+            json.dumps({"data": limits.data, "file": limits.file}),
+            *command,
+        ]
+        self._process = subprocess.Popen(
+            wrapped,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=tuple(keep_open),
+        )
+        self.pid = self._process.pid
+        self._events: Queue[Event] = Queue(MAX_WAITING_EVENTS)
+        self._tail: deque[bytes] = deque()
+        self._garbage_lines = 0
+        self._abandoned = threading.Event()
+        self._readers = [
+            threading.Thread(target=target, name=f"child {self.pid}", daemon=True)
+            for target in (self._read_events, self._read_errors)
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def take_events(self, limit: int = 1000) -> list[Event]:
+        """Events that have come, at most `limit`, without waiting."""
+        taken: list[Event] = []
+        with suppress(Empty):
+            while len(taken) < limit:
+                taken.append(self._events.get_nowait())
+        return taken
+
+    def has_exited(self, wait_seconds: float = 0.0) -> bool:
+        """Whether it has ended; it is not reaped, so that its group can still be addressed."""
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            if self._process.returncode is not None:
+                return True
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            if os.waitid(os.P_PID, self.pid, options) is not None:
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(0.05, left))
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether its pipes are still read: more events may come, also after it has exited."""
+        return any(reader.is_alive() for reader in self._readers)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Asks the child and its descendants to end; kills those that have not in that time."""
+        self._signal_group(signal.SIGTERM)
+        self.has_exited(grace_seconds)
+        self._signal_group(signal.SIGKILL)
+        self.has_exited(JOIN_SECONDS)
+
+    def kill(self) -> None:
+        """Ends the child and its descendants at once."""
+        self._signal_group(signal.SIGKILL)
+
+    def finish(self) -> int:
+        """Reaps the child, which is killed if it still runs, and gives its exit code.
+
+        A negative code is the number of the signal that ended it. Take the events before, until it
+        is not heard any more: what has not been read by then is lost.
+        """
+        self.kill()
+        code = self._process.wait()
+        self._abandoned.set()
+        for reader in self._readers:
+            # A descendant in a session of its own may hold the pipes open: it is not waited for.
+            reader.join(JOIN_SECONDS)
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+        if not self.is_heard:
+            for stream in (self._process.stdout, self._process.stderr):
+                if stream is not None:
+                    stream.close()
+        return code
+
+    def error_tail(self, characters: int = 4000) -> str:
+        """The end of what it wrote to standard error."""
+        return b"".join(list(self._tail)).decode("utf-8", "replace")[-characters:]
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:  # after that the number may be another process's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def _read_events(self) -> None:
+        stream = self._process.stdout
+        if stream is None:
+            return
+        while line := stream.readline(MAX_LINE_BYTES):
+            if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
+                self._note_garbage(line, "longer than a line may be")
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(MAX_LINE_BYTES)
+                continue
+            try:
+                event = events.parse(line)
+            except ValidationError:
+                self._note_garbage(line, "no event")
+                continue
+            while not self._abandoned.is_set():
+                with suppress(Full):
+                    self._events.put(event, timeout=1.0)
+                    break
+
+    def _read_errors(self) -> None:
+        stream = self._process.stderr
+        if stream is None:
+            return
+        kept = 0
+        while chunk := os.read(stream.fileno(), 8192):
+            self._tail.append(chunk)
+            kept += len(chunk)
+            while kept - len(self._tail[0]) >= TAIL_BYTES:
+                kept -= len(self._tail.popleft())
+
+    def _note_garbage(self, line: bytes, reason: str) -> None:
+        self._garbage_lines += 1
+        if self._garbage_lines <= MAX_GARBAGE_LOGGED:
+            log.warning(
+                "a line of the child is no event",
+                pid=self.pid,
+                reason=reason,
+                line=repr(line[:200]),
+            )

@@ -1,0 +1,121 @@
+"""What a run needs, brought to the job's folder: model, data, specification."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from sanitizer.errors import Fault
+from sanitizer.spec import Device
+from service.db.session import SessionFactory, transaction
+from service.db.tables import Dataset, Job, Model
+from service.jobs.spec import build_spec
+from service.storage import ContentDiffers, ObjectMissing, ObjectStore, StorageError, references
+from worker.folders import JobFolder
+from worker.outcomes import RunFailed
+
+
+class Inputs:
+    """Brings the files of jobs to their folders.
+
+    Args:
+        roots: Folders that references of data sets may point into.
+    """
+
+    def __init__(self, sessions: SessionFactory, store: ObjectStore, roots: Sequence[Path]) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._roots = roots
+
+    def prepare(
+        self,
+        folder: JobFolder,
+        job_id: str,
+        *,
+        device: Device,
+        threads: int,
+        check: Callable[[], None],
+    ) -> None:
+        """Fetches files, checks their hashes, writes `spec.json`.
+
+        Args:
+            check: Called between the steps; raises if the attempt shall not go on.
+
+        Raises:
+            RunFailed: A file cannot be had, or the request is not valid.
+        """
+        with transaction(self._sessions) as session:
+            job, model, datasets = _rows(session, job_id)
+        folder.clear_out()
+        check()
+        model_path = folder.input / "model"
+        self._fetch(model.storage_key, model_path, model.sha256, f"The model {model.filename}")
+        paths = {}
+        for number, dataset in enumerate(datasets.values()):
+            check()
+            paths[dataset.id] = self._place(dataset, folder.input / f"data{number}")
+        check()
+        try:
+            spec = build_spec(
+                job,
+                model,
+                datasets,
+                model_path=model_path,
+                dataset_paths=paths,
+                device=device,
+                threads=threads,
+            )
+        except ValidationError as error:
+            raise RunFailed(
+                "invalid_spec",
+                Fault.INPUT,
+                f"The stored request is not valid for this version: {error}. Submit it anew.",
+            ) from error
+        folder.spec.write_text(spec.model_dump_json(), encoding="utf-8")
+
+    def _place(self, dataset: Dataset, path: Path) -> Path:
+        """Where a data set lies on this machine, fetched there if need be."""
+        if dataset.reference is None:
+            self._fetch(dataset.storage_key, path, dataset.sha256, f"The data set {dataset.name}")
+            return path
+        try:
+            return references.resolve(dataset.reference, self._roots)
+        except references.ReferenceRefused as error:
+            raise RunFailed(
+                "reference_refused", Fault.INPUT, str(error), reference=error.uri
+            ) from error
+
+    def _fetch(self, key: str | None, path: Path, sha256: str | None, what: str) -> None:
+        if key is None:
+            raise RunFailed("file_gone", Fault.INPUT, f"{what} has no file.")
+        try:
+            self._store.fetch(key, path, sha256=sha256)
+        except ObjectMissing as error:
+            raise RunFailed(
+                "file_gone",
+                Fault.INPUT,
+                f"{what} is no longer in the store. Upload it again and submit a new job.",
+            ) from error
+        except ContentDiffers as error:
+            raise RunFailed(
+                "stored_file_damaged",
+                Fault.MACHINE,
+                f"{what} came out of the store with other bytes than went in.",
+                expected=error.expected,
+                received=error.received,
+            ) from error
+        except StorageError as error:
+            raise RunFailed(
+                "store_unavailable", Fault.MACHINE, f"{what} could not be fetched: {error}."
+            ) from error
+
+
+def _rows(session: Session, job_id: str) -> tuple[Job, Model, dict[str, Dataset]]:
+    job = session.get_one(Job, job_id)
+    ids = dict.fromkeys([job.clean_dataset_id, job.evaluation_dataset_id])
+    return (
+        job,
+        session.get_one(Model, job.model_id),
+        {each: session.get_one(Dataset, each) for each in ids if each is not None},
+    )

@@ -1,0 +1,97 @@
+"""One worker process: what its threads share, from start to stop."""
+
+import threading
+from contextlib import suppress
+
+import structlog
+from celery import Celery
+from sqlalchemy.exc import SQLAlchemyError
+
+from sanitizer.spec import Device
+from service import queue
+from service.db.session import for_writing, transaction
+from service.jobs import service as jobs
+from service.settings import Settings
+from service.storage import make_store
+from worker.devices import Slots, find_cuda_devices
+from worker.folders import remove_stale
+from worker.heartbeat import Heartbeat, make_worker_id
+from worker.periodic import Periodic
+from worker.reconcile import Reconciler
+from worker.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerProcess:
+    """Claims jobs and runs them; reports; reconciles.
+
+    Args:
+        producer: Sends messages and wake-ups.
+    """
+
+    def __init__(self, settings: Settings, producer: Celery) -> None:
+        self.id = make_worker_id()
+        self._settings = settings
+        self._sessions = for_writing(settings.sessions)
+        self._stopping = threading.Event()
+        slots = Slots(settings.slots, Device(settings.device), find_cuda_devices())
+        self._supervisor = Supervisor(
+            settings,
+            self._sessions,
+            make_store(settings.storage_url),
+            slots,
+            stopping=self._stopping,
+            wake=lambda job_id: queue.publish_wakeup(producer, job_id),
+        )
+        self._heartbeat = Heartbeat(
+            self._sessions,
+            self.id,
+            device="cuda" if slots.uses_cuda else "cpu",
+            slots=settings.slots,
+        )
+        self._reconciler = Reconciler(settings, self._sessions, producer)
+        self._threads = [
+            Periodic("heartbeat", self._heartbeat.beat, settings.heartbeat_seconds),
+            Periodic("reconcile", self._reconcile, settings.reconcile_seconds),
+        ]
+
+    def start(self) -> None:
+        """Begins to report and to reconcile."""
+        self._settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log.info("worker starts", worker_id=self.id, slots=self._settings.slots)
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, job_id: str) -> None:
+        """Runs a job if it waits; a message that came twice or too late changes nothing."""
+        if self._stopping.is_set():
+            return  # reconcile sends the message again, to a worker that stays
+        with transaction(self._sessions) as session:
+            claim = jobs.claim(session, job_id, self.id, self._settings.lease_seconds)
+        if claim is None:
+            log.info("job is not waiting, nothing to do", job_id=job_id)
+            return
+        self._supervisor.run(claim)
+
+    def begin_stop(self) -> None:
+        """Lets running jobs go back to the queue; safe to call from a signal handler."""
+        self._stopping.set()
+
+    def stop(self) -> None:
+        """Ends the threads and signs off; call it once no job runs any more."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.stop()
+        with suppress(SQLAlchemyError):
+            self._heartbeat.sign_off()
+        self._sessions.kw["bind"].dispose()
+        log.info("worker has stopped", worker_id=self.id)
+
+    def _reconcile(self) -> None:
+        self._reconciler.run()
+        remove_stale(self._settings.work_dir, self._is_over)
+
+    def _is_over(self, job_id: str) -> bool:
+        with transaction(self._sessions) as session:
+            return jobs.is_over(session, job_id)

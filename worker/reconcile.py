@@ -1,0 +1,104 @@
+"""Puts right what got lost: messages, leases, rows that have had their time.
+
+Runs in a thread of every worker; `python -m worker.reconcile` runs it alone. Any number may run at
+once: each step is decided by a conditional UPDATE.
+"""
+
+import signal
+import threading
+from collections.abc import Callable
+
+import structlog
+from celery import Celery
+
+from service import logs, queue
+from service.db.expiry import drop_expired
+from service.db.session import SessionFactory, for_writing, transaction
+from service.jobs import service as jobs
+from service.jobs.repository import JobRepository
+from service.settings import Settings
+from worker.periodic import Periodic
+
+log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """One round of repairs at a time."""
+
+    def __init__(self, settings: Settings, sessions: SessionFactory, celery: Celery) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._celery = celery
+
+    def run(self) -> None:
+        """Does every repair; one that fails does not keep the others from being done."""
+        for repair in (self.take_back, self.resend, self.drop_expired):
+            try:
+                repair()
+            except queue.BrokerUnavailable as error:
+                log.warning("broker down, messages wait", reason=str(error))
+            except Exception:
+                log.exception("a repair failed, tried again later", repair=repair.__name__)
+
+    def take_back(self) -> None:
+        """Takes jobs back from workers that fell silent."""
+        with transaction(self._sessions) as session:
+            taken = jobs.take_back_expired(session)
+        for job in taken:
+            log.warning("job taken back", job_id=job.id, attempt=job.attempt, status=job.status)
+            queue.publish_wakeup(self._celery, job.id)
+
+    def resend(self) -> None:
+        """Sends the messages of queued jobs that have none, or whose message seems lost.
+
+        While as many messages wait as jobs do, none of them can be lost, only late: without workers
+        the queue would otherwise grow with every round.
+
+        Raises:
+            BrokerUnavailable: Nothing can be sent.
+        """
+        messages = queue.count_messages(self._celery)
+        with transaction(self._sessions) as session:
+            nothing_lost = messages >= JobRepository.from_session(session).count_queued()
+        with transaction(self._sessions) as session:
+            lost = jobs.jobs_to_resend(
+                session, self._settings.resend_seconds, only_unsent=nothing_lost
+            )
+        for position, job_id in enumerate(lost):
+            try:
+                queue.send_job(self._celery, job_id)
+            except queue.BrokerUnavailable:
+                with transaction(self._sessions) as session:
+                    for unsent in lost[position:]:
+                        jobs.mark_unsent(session, unsent)
+                raise
+            log.info("job sent again", job_id=job_id)
+
+    def drop_expired(self) -> None:
+        """Deletes rows that have had their time."""
+        with transaction(self._sessions) as session:
+            drop_expired(session)
+
+
+def serve(settings: Settings, wait: Callable[[], object]) -> None:
+    """Reconciles until `wait` returns."""
+    reconciler = Reconciler(settings, for_writing(settings.sessions), queue.make_producer(settings))
+    rounds = Periodic("reconcile", reconciler.run, settings.reconcile_seconds)
+    rounds.start()
+    wait()
+    rounds.stop()
+    settings.sessions.kw["bind"].dispose()
+
+
+def main() -> None:
+    """Reconciles until SIGTERM or Ctrl-C."""
+    settings = Settings()
+    logs.configure(settings)
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    serve(settings, over.wait)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What a run leaves, checked and put into the store.
+
+The child reads untrusted files, so nothing it says of its own is believed: names, links, sizes and
+hashes are checked.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sanitizer.errors import Fault
+from sanitizer.events import Artifact as NamedFile
+from sanitizer.report.model import ArtifactKind, Report
+from service.db.base import new_id
+from service.jobs.service import StoredArtifact
+from service.storage import ObjectStore, StorageError
+from worker.outcomes import RunFailed, Succeeded, bad_result
+
+MAX_FILES = 100
+MAX_NAME_LENGTH = 255
+MAX_REPORT_BYTES = 64 << 20
+
+
+def keep(
+    store: ObjectStore,
+    job_id: str,
+    out: Path,
+    files: Sequence[NamedFile],
+    *,
+    check: Callable[[], None],
+) -> Succeeded:
+    """Puts the files of a result into the store.
+
+    Args:
+        out: The folder they are in.
+        check: Called between files; raises if the attempt shall not go on.
+
+    Raises:
+        RunFailed: The result cannot be taken, or the store not written; nothing stays in it.
+    """
+    if len(files) > MAX_FILES:
+        raise bad_result(f"it names {len(files)} files, at most {MAX_FILES} are taken")
+    for file in files:
+        _check_name(file.name)
+    report = _read_report(out, files)
+    stored: list[StoredArtifact] = []
+    try:
+        for file in files:
+            check()
+            stored.append(_store(store, job_id, out, file))
+    except BaseException:
+        forget(store, stored)
+        raise
+    return Succeeded(report, stored)
+
+
+def forget(store: ObjectStore, artifacts: Sequence[StoredArtifact]) -> None:
+    """Removes files of a result that nobody will point at."""
+    for artifact in artifacts:
+        with suppress(StorageError):
+            store.delete(artifact.storage_key)
+
+
+def _store(store: ObjectStore, job_id: str, out: Path, file: NamedFile) -> StoredArtifact:
+    artifact_id = new_id("artifact")
+    key = f"jobs/{job_id}/{artifact_id}"
+    try:
+        put = store.put_file(key, out / file.name)
+    except StorageError as error:
+        raise RunFailed(
+            "store_unavailable", Fault.MACHINE, f"The result could not be stored: {error}."
+        ) from error
+    except OSError as error:
+        raise bad_result(f"{file.name} cannot be read: {error.strerror}") from error
+    artifact = StoredArtifact(
+        id=artifact_id,
+        name=file.name,
+        kind=file.kind,
+        media_type=file.media_type[:100],
+        bytes=put.bytes,
+        sha256=put.sha256,
+        storage_key=key,
+    )
+    if (put.bytes, put.sha256) != (file.bytes, file.sha256):
+        forget(store, [artifact])
+        raise bad_result(f"{file.name} is not what it was when the run named it")
+    return artifact
+
+
+def _check_name(name: str) -> None:
+    plain = Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
+    if not plain or len(name) > MAX_NAME_LENGTH:
+        raise bad_result(f"a file is named {name[:MAX_NAME_LENGTH]!r}")
+
+
+def _read_report(out: Path, files: Sequence[NamedFile]) -> Report:
+    names = [file.name for file in files if file.kind == ArtifactKind.REPORT]
+    if len(names) != 1:
+        raise bad_result(f"it names {len(names)} reports")
+    try:
+        with open(os.open(out / names[0], os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            content = file.read(MAX_REPORT_BYTES + 1)
+    except OSError as error:
+        raise bad_result(f"the report cannot be read: {error.strerror}") from error
+    if len(content) > MAX_REPORT_BYTES:
+        raise bad_result(f"the report has more than {MAX_REPORT_BYTES} bytes")
+    try:
+        return Report.model_validate_json(content)
+    except ValidationError as error:
+        raise bad_result(f"the report is not valid: {error}") from error

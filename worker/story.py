@@ -1,0 +1,105 @@
+"""Writes the events of a run to the database, in batches."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from sanitizer.events import ErrorEvent, Event, ProgressEvent, ResultEvent
+from service.db.repository import DATABASE_AWAY
+from service.db.session import SessionFactory, transaction
+from service.jobs import service as jobs
+from service.jobs.service import Claim, LeaseLost, LeaseState
+
+MIN_PROGRESS = 0.005
+"""Less progress than this is not worth a row,"""
+MAX_PROGRESS_SECONDS = 10.0
+"""unless the last one is this old."""
+MAX_PENDING = 5_000
+
+log = structlog.get_logger(__name__)
+
+
+class Story:
+    """The events of one attempt on their way to the database.
+
+    While the database is away they wait here, up to a bound, and the child in turn waits for us.
+
+    Attributes:
+        last: The event that the run ended with. It is not written here: it decides about the job.
+    """
+
+    def __init__(
+        self,
+        sessions: SessionFactory,
+        claim: Claim,
+        *,
+        on_state: Callable[[LeaseState], None],
+        wake: Callable[[str], None],
+    ) -> None:
+        self.last: ResultEvent | ErrorEvent | None = None
+        self._sessions = sessions
+        self._claim = claim
+        self._on_state = on_state
+        self._wake = wake
+        self._pending: list[Event] = []
+        self._told_fraction = -1.0
+        self._told_at = 0.0
+
+    @property
+    def room(self) -> int:
+        """How many events may be added before the next `write`."""
+        return MAX_PENDING - len(self._pending)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing waits."""
+        return not self._pending
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Takes events in. Of progress that comes in a row the last one stays."""
+        for event in events:
+            if self.last is not None:
+                continue  # nothing counts after the last one
+            if isinstance(event, ResultEvent | ErrorEvent):
+                self.last = event
+            elif (
+                isinstance(event, ProgressEvent)
+                and self._pending
+                and isinstance(self._pending[-1], ProgressEvent)
+            ):
+                self._pending[-1] = event
+            else:
+                self._pending.append(event)
+
+    def write(self) -> None:
+        """Writes what has come, in one transaction; what fails is kept for the next time."""
+        batch = [event for event in self._pending if self._is_worth_a_row(event)]
+        if not batch:
+            self._pending.clear()
+            return
+        try:
+            with transaction(self._sessions) as session:
+                state = jobs.append_events(session, self._claim, batch)
+        except LeaseLost:
+            self._pending.clear()
+            self._on_state(LeaseState.LOST)
+            return
+        except DATABASE_AWAY as error:
+            log.warning("events wait for the database", events=len(batch), reason=str(error))
+            return
+        self._pending.clear()
+        for event in batch:
+            if isinstance(event, ProgressEvent):
+                self._told_fraction, self._told_at = event.fraction, time.monotonic()
+        self._on_state(state)
+        self._wake(self._claim.job_id)
+
+    def _is_worth_a_row(self, event: Event) -> bool:
+        if not isinstance(event, ProgressEvent):
+            return True
+        return (
+            abs(event.fraction - self._told_fraction) >= MIN_PROGRESS
+            or event.fraction >= 1
+            or time.monotonic() - self._told_at >= MAX_PROGRESS_SECONDS
+        )

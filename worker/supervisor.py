@@ -1,0 +1,295 @@
+"""Takes one job through one attempt: fetch, run the child, follow it, store what it leaves."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.orm import Session
+
+from sanitizer.events import ResultEvent
+from sanitizer.spec import Device
+from service.db.repository import DATABASE_AWAY
+from service.db.session import SessionFactory, transaction
+from service.jobs import service as jobs
+from service.jobs.service import Claim, LeaseLost
+from service.settings import Settings
+from service.storage import ObjectStore
+from worker import results
+from worker.child import Child, Limits
+from worker.devices import Slot, Slots
+from worker.folders import JobFolder, job_folder, remove_folder
+from worker.inputs import Inputs
+from worker.lease import LeaseKeeper
+from worker.outcomes import (
+    Cancelled,
+    Failed,
+    Lost,
+    Outcome,
+    Released,
+    Stopped,
+    Succeeded,
+    bad_result,
+    event_of_exit,
+    event_of_fault,
+    event_of_timeout,
+)
+from worker.story import Story
+
+TICK_SECONDS = 0.5
+"""How often events are written."""
+LAST_WORD_SECONDS = 60.0
+"""How long a child may take to exit after its last event, and its pipes to run dry."""
+SETTLE_SECONDS = 2.0
+"""Between two tries to write how a job ended, while the database is away."""
+INHERITED = ("PATH", "LD_LIBRARY_PATH", "TZ")
+"""What the child sees of this process's environment."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Supervisor:
+    """Runs claimed jobs, each in a child process.
+
+    Attributes:
+        stopping: Set when this worker shall end: jobs are given back.
+        wake: Tells whoever streams a job's events that there are new ones.
+    """
+
+    settings: Settings
+    sessions: SessionFactory
+    store: ObjectStore
+    slots: Slots
+    stopping: threading.Event
+    wake: Callable[[str], None]
+
+    def run(self, claim: Claim) -> Outcome:
+        """Takes a claimed job to the end of this attempt, and writes how it ended."""
+        with structlog.contextvars.bound_contextvars(
+            job_id=claim.job_id, attempt=claim.attempt, tenant_id=claim.tenant_id
+        ):
+            log.info("job begins")
+            began = time.monotonic()
+            self.wake(claim.job_id)
+            outcome = _Attempt(self, claim).run()
+            log.info(
+                "job leaves this worker",
+                outcome=type(outcome).__name__.lower(),
+                code=outcome.error.code if isinstance(outcome, Failed) else None,
+                seconds=round(time.monotonic() - began, 1),
+            )
+            return outcome
+
+
+class _Attempt:
+    def __init__(self, supervisor: Supervisor, claim: Claim) -> None:
+        self._at = supervisor
+        self._settings = supervisor.settings
+        self._claim = claim
+        self._lease = LeaseKeeper(supervisor.sessions, claim, supervisor.settings.heartbeat_seconds)
+
+    def run(self) -> Outcome:
+        with self._lease:
+            outcome = self._settle(self._work())
+        # A job that is tried again, here perhaps, finds its checkpoint.
+        if not isinstance(outcome, Released | Lost) and self._is_over():
+            remove_folder(self._settings.work_dir, self._claim.job_id)
+        return outcome
+
+    def _work(self) -> Outcome:
+        """All but the last write to the database; whatever goes wrong becomes an outcome."""
+        try:
+            with (
+                job_folder(
+                    self._settings.work_dir,
+                    self._claim.job_id,
+                    wait_seconds=self._settings.lease_seconds,
+                    check=self._check,
+                ) as folder,
+                self._at.slots.taken() as slot,
+            ):
+                self._prepare(folder)
+                self._check()
+                return self._follow(folder, slot)
+        except Stopped as stopped:
+            return stopped.outcome
+        except Exception as error:
+            event = event_of_fault(error)
+            log.warning("attempt failed", code=event.code, exc_info=True)
+            return Failed(event)
+
+    # --- The child -------------------------------------------------------------------------------
+
+    def _prepare(self, folder: JobFolder) -> None:
+        Inputs(self._at.sessions, self._at.store, self._settings.reference_roots).prepare(
+            folder,
+            self._claim.job_id,
+            device=Device(self._settings.device),
+            threads=self._threads(),
+            check=self._check,
+        )
+
+    def _follow(self, folder: JobFolder, slot: Slot) -> Outcome:
+        story = Story(self._at.sessions, self._claim, on_state=self._lease.note, wake=self._at.wake)
+        child = self._start(folder, slot)
+        try:
+            stopped = self._watch(child, story)
+            self._hear_out(child, story)
+        finally:
+            code = child.finish()
+        if self._lease.lost:
+            return Lost()
+        if isinstance(story.last, ResultEvent):
+            return results.keep(
+                self._at.store,
+                self._claim.job_id,
+                folder.out,
+                story.last.artifacts,
+                check=self._check_lease,
+            )
+        if story.last is not None:
+            log.info("child failed", code=story.last.code, stderr=child.error_tail())
+            return Failed(story.last)
+        if stopped is not None:
+            return stopped
+        log.warning("child ended without a word", exit_code=code, stderr=child.error_tail())
+        return Failed(event_of_exit(code, child.error_tail()))
+
+    def _start(self, folder: JobFolder, slot: Slot) -> Child:
+        program = self._settings.child_command or (sys.executable, "-m", "sanitizer")
+        memory = None if self._at.slots.uses_cuda else self._settings.job_memory_bytes
+        child = Child(
+            [
+                *program,
+                *("run", str(folder.spec), "--out", str(folder.out), "--work", str(folder.work)),
+                "--exit-with-parent",
+            ],
+            environment=self._environment(folder, slot),
+            folder=folder.home,
+            limits=Limits(data=memory, file=self._settings.job_file_bytes),
+            keep_open=[folder.lock],
+        )
+        log.info("child started", pid=child.pid)
+        return child
+
+    def _watch(self, child: Child, story: Story) -> Outcome | None:
+        """Follows the child until it has exited; gives why it was stopped, if it was."""
+        deadline = time.monotonic() + self._settings.job_timeout_seconds
+        has_ended = False
+        while not child.has_exited(TICK_SECONDS):
+            story.add(child.take_events(story.room))
+            story.write()
+            if self._lease.lost:
+                child.kill()
+                return Lost()
+            if self._lease.cancel_requested or self._at.stopping.is_set():
+                child.stop(self._settings.cancel_grace_seconds)
+                return Cancelled() if self._lease.cancel_requested else Released()
+            if story.last is not None and not has_ended:
+                has_ended = True
+                deadline = time.monotonic() + LAST_WORD_SECONDS
+            if time.monotonic() >= deadline:
+                child.stop(self._settings.cancel_grace_seconds)
+                return Failed(event_of_timeout(self._settings.job_timeout_seconds))
+        return None
+
+    def _hear_out(self, child: Child, story: Story) -> None:
+        """Takes in what the exited child still had to say."""
+        child.kill()  # descendants that it left would hold its pipes open
+        deadline = time.monotonic() + LAST_WORD_SECONDS
+        while time.monotonic() < deadline and not self._lease.lost:
+            heard = child.is_heard
+            events = child.take_events(story.room)
+            story.add(events)
+            story.write()
+            if not heard and not events and story.is_written:
+                return
+            if not events:
+                time.sleep(0.01)
+
+    # --- The last write --------------------------------------------------------------------------
+
+    def _settle(self, outcome: Outcome) -> Outcome:
+        """Writes how the attempt ended; waits for the database as long as that makes sense."""
+        deadline = time.monotonic() + 5 * self._settings.lease_seconds
+        while True:
+            try:
+                with transaction(self._at.sessions) as session:
+                    self._write(session, outcome)
+                self._at.wake(self._claim.job_id)
+                return outcome
+            except DATABASE_AWAY as error:
+                log.warning("the end of the job waits for the database", reason=str(error))
+                if time.monotonic() >= deadline or self._at.stopping.wait(SETTLE_SECONDS):
+                    # The lease runs out, and reconcile takes the job back.
+                    self._forget(outcome)
+                    return Lost()
+            except LeaseLost:
+                log.warning("the job is somebody else's by now: this attempt's work is dropped")
+                self._forget(outcome)
+                return Lost()
+            except ValueError as error:
+                if not isinstance(outcome, Succeeded):
+                    raise
+                self._forget(outcome)
+                outcome = Failed(bad_result(str(error)).event)
+
+    def _write(self, session: Session, outcome: Outcome) -> None:
+        match outcome:
+            case Succeeded(report, artifacts):
+                jobs.succeed(session, self._claim, report, artifacts)
+            case Failed(error):
+                jobs.fail(session, self._claim, error)
+            case Cancelled():
+                jobs.finish_cancelled(session, self._claim)
+            case Released():
+                jobs.release(session, self._claim, "The worker was stopped.")
+            case Lost():
+                pass
+
+    def _forget(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Succeeded):
+            results.forget(self._at.store, outcome.artifacts)
+
+    def _is_over(self) -> bool:
+        try:
+            with transaction(self._at.sessions) as session:
+                return jobs.is_over(session, self._claim.job_id)
+        except DATABASE_AWAY:
+            return False
+
+    # --- Parts -----------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Raises `Stopped` if the attempt shall not go on."""
+        self._check_lease()
+        if self._lease.cancel_requested:
+            raise Stopped(Cancelled())
+        if self._at.stopping.is_set():
+            raise Stopped(Released())
+
+    def _check_lease(self) -> None:
+        """Raises `Stopped` if the job is somebody else's; whoever else asks, a result is kept."""
+        if self._lease.lost:
+            raise Stopped(Lost())
+
+    def _threads(self) -> int:
+        given = self._settings.threads_per_job
+        return given or max(1, (os.cpu_count() or 1) // self._settings.slots)
+
+    def _environment(self, folder: JobFolder, slot: Slot) -> dict[str, str]:
+        """All that the child gets to see: no database, no broker, no store."""
+        threads = str(self._threads())
+        return {
+            **{name: os.environ[name] for name in INHERITED if name in os.environ},
+            "LANG": "C.UTF-8",
+            "HOME": str(folder.home),
+            "TMPDIR": str(folder.home),
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "CUDA_VISIBLE_DEVICES": slot.cuda_devices,
+        }

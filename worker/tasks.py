@@ -1,0 +1,47 @@
+"""What Celery runs, and when it tells the worker process to start and to stop."""
+
+import functools
+
+from celery import Celery, signals
+
+from service import logs, queue
+from service.settings import Settings
+from worker.process import WorkerProcess
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery app of a worker: a pool of threads, one job a thread, nothing taken ahead."""
+    app = queue.make_celery(settings, "sanitizer.worker")
+    app.conf.update(
+        worker_pool="threads",
+        worker_concurrency=settings.slots,
+        worker_prefetch_multiplier=1,
+        task_acks_late=True,
+        # A task that raises could not claim its job; reconcile sends it again.
+        task_acks_on_failure_or_timeout=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a worker outlives any absence of its broker
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+    )
+
+    @functools.cache
+    def process() -> WorkerProcess:
+        # Made when the worker starts, not when this app is imported: it opens the store.
+        return WorkerProcess(settings, queue.make_producer(settings))
+
+    def run_job(job_id: str) -> None:
+        process().run(job_id)
+
+    app.task(run_job, name=queue.RUN_JOB)
+
+    # The signals are of the whole process, and a worker process has one app. `weak` is off because
+    # nothing else holds these functions.
+    connect = {"weak": False}
+    signals.setup_logging.connect(lambda **_: logs.configure(settings), **connect)
+    signals.worker_init.connect(lambda **_: process().start(), **connect)
+    signals.worker_shutting_down.connect(lambda **_: process().begin_stop(), **connect)
+    signals.worker_shutdown.connect(lambda **_: process().stop(), **connect)
+    return app
