@@ -39,21 +39,29 @@ class Settings(BaseSettings):
     )
 
     # Limits of the API
-    max_model_bytes: int = Field(default=4 * GIB, ge=1)
-    max_dataset_bytes: int = Field(default=16 * GIB, ge=1)
+    max_model_bytes: int = Field(
+        default=4 * GIB, ge=1, description="Of one uploaded model; larger ones get 413."
+    )
+    max_dataset_bytes: int = Field(
+        default=16 * GIB, ge=1, description="Of one uploaded data set; larger ones get 413."
+    )
     max_request_bytes: int = Field(
         default=12 * MIB, ge=1, description="Of a JSON body: eight probes with pictures fit."
     )
     max_queued_jobs: int = Field(
         default=100, ge=1, description="Per tenant; more are refused with 429."
     )
-    idempotency_hours: float = Field(default=24, gt=0)
+    idempotency_hours: float = Field(
+        default=24, gt=0, description="How long an answer is kept for its Idempotency-Key."
+    )
 
     # Life of a job
     lease_seconds: float = Field(
         default=60, gt=0, description="A worker that is silent for this long loses its job."
     )
-    heartbeat_seconds: float = Field(default=10, gt=0)
+    heartbeat_seconds: float = Field(
+        default=10, gt=0, description="How often a worker reports and renews its leases."
+    )
     reconcile_seconds: float = Field(
         default=15, gt=0, description="How often lost jobs are looked for."
     )
@@ -64,13 +72,19 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(
         default=5, gt=0, description="Between asking the child to stop and killing it."
     )
-    job_timeout_seconds: float = Field(default=24 * 3600, gt=0)
+    job_timeout_seconds: float = Field(
+        default=24 * 3600, gt=0, description="A run that takes longer is ended; the job fails."
+    )
 
     # The worker
     work_dir: Path = Field(
         default=Path("var/work"), description="Job folders: a disk of the worker."
     )
-    device: str = Field(default="auto", pattern="^(auto|cpu|cuda)$")
+    device: str = Field(
+        default="auto",
+        pattern="^(auto|cpu|cuda)$",
+        description="Where jobs compute that do not say: auto, cpu or cuda.",
+    )
     slots: int = Field(default=1, ge=1, description="Jobs at a time in one worker: one per device.")
     threads_per_job: int | None = Field(
         default=None,
@@ -94,7 +108,11 @@ class Settings(BaseSettings):
     )
 
     # Logs
-    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: str = Field(
+        default="INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        description="DEBUG, INFO, WARNING or ERROR.",
+    )
     log_json: bool = Field(default=True, description="JSON lines; off: for reading in a terminal.")
 
     @cached_property
