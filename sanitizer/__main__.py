@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(spec_path: Path, out: Path, work: Path, emit: Callable[[Event], None]) -> int:
     spec = read_spec(spec_path)
+    # Without it cuBLAS does not promise the same bits twice; it is read when CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # torch takes a second or more to import: a bad specification is told before that.
     from sanitizer.pipeline import sanitize
 

@@ -8,6 +8,11 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar
 
+MAX_LISTED = 500
+"""Of the items of a list or mapping in an error's data."""
+MAX_TEXT = 500
+"""Characters of one name in an error."""
+
 
 class Fault(StrEnum):
     """Who has to act on an error."""
@@ -32,7 +37,7 @@ class SanitizerError(Exception):
     def __init__(self, message: str, **data: Any) -> None:
         super().__init__(message)
         self.message = message
-        self.data: dict[str, Any] = data
+        self.data: dict[str, Any] = {key: _bounded(value) for key, value in data.items()}
 
 
 class InputError(SanitizerError):
@@ -78,7 +83,7 @@ class UnsafeCheckpoint(InputError):
     code = "unsafe_checkpoint"
 
     def __init__(self, blocked_globals: Sequence[str]) -> None:
-        listed = ", ".join(blocked_globals)
+        listed = _some(blocked_globals, 20)
         super().__init__(
             "The checkpoint is refused, and nothing in it was executed: its pickle names "
             f"{listed}. Only tensors in plain containers are accepted. Save the weights alone, "
@@ -218,5 +223,24 @@ class InternalError(SanitizerError):
 
 
 def _some(items: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(items[:limit])
+    shown = ", ".join(_bounded(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown}, and {len(items) - limit} more"
+
+
+def _bounded(value: Any) -> Any:
+    """The first `MAX_LISTED` of a long list, with a note of how many came; the rest as it is.
+
+    Names come from strangers' files: an error must fit into one event, however many there are.
+    """
+    match value:
+        case str():
+            return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "..."
+        case list() | tuple():
+            kept = [_bounded(item) for item in value[:MAX_LISTED]]
+            more = len(value) - len(kept)
+            return [*kept, f"... and {more} more"] if more else kept
+        case dict():
+            kept_items = list(value.items())[:MAX_LISTED]
+            return {_bounded(key): _bounded(item) for key, item in kept_items}
+        case _:
+            return value

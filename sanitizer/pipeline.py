@@ -30,6 +30,7 @@ from sanitizer.evaluation.metrics import defense_effectiveness
 from sanitizer.events import (
     Artifact,
     MetricEvent,
+    ProgressEvent,
     ResultEvent,
     Stage,
     StageEvent,
@@ -39,7 +40,7 @@ from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, TrainingStage, plan
 from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from sanitizer.networks.registry import LoadedNetwork, load_network
-from sanitizer.progress import Emit, Progress
+from sanitizer.progress import MIN_SECONDS, Emit, Progress
 from sanitizer.randomness import derive_seed
 from sanitizer.report.model import (
     ArtifactKind,
@@ -53,10 +54,11 @@ from sanitizer.report.model import (
     WarningRecord,
 )
 from sanitizer.report.verdict import decide
-from sanitizer.run_state import RunState
+from sanitizer.run_state import CheckpointDamaged, RunState
 from sanitizer.spec import DataSource, Device, SanitizeSpec
 
 EXAMPLE_PICTURES = 8
+MAX_NAME_BYTES = 150
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ class _Run:
         _prepare_torch(self.spec.threads)
         self._begin(Stage.LOAD, "Reading the model and the images.")
         self.inputs = self._load()
-        fingerprint = _fingerprint(self.spec, self.inputs)
-        saved = RunState.load(self.work, fingerprint)
+        fingerprint = _fingerprint(self.spec, self.inputs, self.device)
+        saved = self._load_state(fingerprint)
         self.state = saved or RunState(fingerprint)
         if saved:
             self.state.resumed += 1
@@ -130,8 +132,16 @@ class _Run:
         if self.state.before is None:
             self._measure_suspect()
         self._train()
+        model_path = self._deliver()
         after = self._measure(Stage.EVALUATE, "Measuring the sanitized model.")
-        return self._write(after)
+        return self._write(model_path, after)
+
+    def _load_state(self, fingerprint: str) -> RunState | None:
+        try:
+            return RunState.load(self.work, fingerprint)
+        except CheckpointDamaged as error:
+            self._warn("checkpoint_damaged", f"{error} The run starts over.")
+            return None
 
     # --- Load --------------------------------------------------------------------------------
 
@@ -235,6 +245,8 @@ class _Run:
             input_size=suspect.input_size,
             channels=suspect.channels,
             folder=self.work / name,
+            on_progress=_LoadProgress(self._emit),
+            threads=self.spec.threads,
         )
         if image_set.resized:
             height, width = suspect.input_size
@@ -323,6 +335,7 @@ class _Run:
             stage.make_step(bench),
             batches,
             stage.training,
+            (self.spec.seed, stage.stage.value, "network"),
             state=self.state.loop,
             hooks=_StageHooks(self, stage, network),
         )
@@ -352,19 +365,25 @@ class _Run:
 
     # --- Write -------------------------------------------------------------------------------
 
-    def _write(self, after: Evaluation) -> Report:
+    def _deliver(self) -> Path:
+        """Writes the model, and goes on with the weights as the file has them.
+
+        A half-precision upload gets a half-precision result: what is measured must be that.
+        """
+        suspect, checkpoint = self.inputs.suspect, self.inputs.checkpoint
+        path = self.out / result_name(self.inputs.input_file.filename)
+        write_checkpoint(path, suspect.state_for(checkpoint), like=checkpoint)
+        # Counters that old files lack are not in it.
+        suspect.network.network.load_state_dict(read_checkpoint(path).state, strict=False)
+        return path
+
+    def _write(self, model_path: Path, after: Evaluation) -> Report:
         self._begin(Stage.WRITE, "Writing the model and the report.")
         begun = monotonic()
         inputs = self.inputs
         before = self.state.before
         if before is None:
             raise RuntimeError("the suspect model is measured before anything is written")
-        model_path = self.out / f"sanitized-{inputs.input_file.filename}"
-        self.network.cpu()
-        write_checkpoint(
-            model_path, inputs.suspect.state_for(inputs.checkpoint), like=inputs.checkpoint
-        )
-        self.network.to(self.device)
         self._record(Stage.WRITE, monotonic() - begun)
         report = Report(
             model=_model_record(inputs),
@@ -492,6 +511,19 @@ class _Run:
         return done
 
 
+class _LoadProgress:
+    """Tells how many images are decoded, a few times a second."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._told = monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if monotonic() - self._told >= MIN_SECONDS:
+            self._told = monotonic()
+            self._emit(ProgressEvent(stage=Stage.LOAD, fraction=0, step=done, steps=total))
+
+
 class _StageHooks(LoopHooks):
     """Turns what the loop tells into events, records and checkpoints."""
 
@@ -547,8 +579,19 @@ def _prepare_torch(threads: int | None) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _fingerprint(spec: SanitizeSpec, inputs: Inputs) -> str:
-    """Of everything that decides the outcome; not of paths, devices, threads or the policy."""
+def result_name(filename: str) -> str:
+    """What the sanitized file is called: `sanitized-` and the name of the upload, if not too long.
+
+    File systems take 255 bytes, and the file has a longer name while it is written.
+    """
+    if len(filename.encode()) > MAX_NAME_BYTES:
+        suffix = "".join(Path(filename).suffixes[-2:])
+        filename = f"model{suffix}" if len(suffix.encode()) < 20 else "model"
+    return f"sanitized-{filename}"
+
+
+def _fingerprint(spec: SanitizeSpec, inputs: Inputs, device: torch.device) -> str:
+    """Of everything that decides the outcome, rounding included; not of paths or the policy."""
     content = {
         "spec": spec.model_dump(
             mode="json",
@@ -562,6 +605,8 @@ def _fingerprint(spec: SanitizeSpec, inputs: Inputs) -> str:
                 "checkpoint_seconds": True,
             },
         ),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
         "model": inputs.input_file.sha256,
         "clean": _digest(inputs.clean),
         "evaluation": _digest(inputs.evaluation),

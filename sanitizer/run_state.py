@@ -1,6 +1,7 @@
 """The checkpoint of a run: all a killed run needs to end in the same bytes as one that was not."""
 
 import os
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from sanitizer.methods.loop import LoopState
 from sanitizer.report.model import EpochRecord, Evaluation, StageRecord
 
 FILE_NAME = "checkpoint.pt"
+
+
+class CheckpointDamaged(Exception):
+    """The checkpoint cannot be read: a fault of the disk, or another version of the software."""
 
 
 @dataclass
@@ -63,17 +68,30 @@ class RunState:
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str) -> "RunState | None":
-        """The saved state of the same run; none if there is none or it is another run's."""
+        """The saved state of the same run; none if there is none or it is another run's.
+
+        Raises:
+            CheckpointDamaged: The file is there and cannot be read.
+        """
         path = folder / FILE_NAME
         if not path.is_file():
             return None
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["fingerprint"] != fingerprint:
-            return None
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if content["fingerprint"] != fingerprint:
+                return None
+            return cls._from_content(content)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError) as error:
+            raise CheckpointDamaged(f"The checkpoint {path.name} cannot be read.") from error
+        except ValueError as error:  # a record that another version wrote
+            raise CheckpointDamaged(f"The checkpoint {path.name} is of another version.") from error
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any]) -> "RunState":
         before = content["before"]
         loop = content["loop"]
         return cls(
-            fingerprint=fingerprint,
+            fingerprint=content["fingerprint"],
             resumed=content["resumed"],
             seconds=content["seconds"],
             before=Evaluation.model_validate_json(before) if before else None,

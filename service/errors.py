@@ -145,6 +145,22 @@ class JobNotFound(NotFound):
         super().__init__(f"You have no job {job_id!r}.")
 
 
+class UnknownIds(NotFound):
+    """The body names models or data sets that the tenant does not have."""
+
+    code = "unknown_id"
+    title = "The request names something you do not have"
+    explanation = (
+        "`errors` lists the ids that are not yours, or were deleted. `GET /v1/models` and `GET "
+        "/v1/datasets` list what you have."
+    )
+
+    def __init__(self, wrong: Sequence[FieldError]) -> None:
+        super().__init__(
+            "; ".join(f"{error.pointer}: {error.detail}" for error in wrong) + ".", errors=wrong
+        )
+
+
 class ArtifactNotFound(NotFound):
     """The job has no such file."""
 
@@ -336,22 +352,6 @@ class UnknownDataFormat(ServiceError):
         "file with embedded images. The format is told by the first bytes of the file, not by its "
         "name."
     )
-
-
-class UnknownIds(InvalidRequest):
-    """The body names models or data sets that the tenant does not have."""
-
-    code = "unknown_id"
-    title = "The request names something you do not have"
-    explanation = (
-        "`errors` lists the ids that are not yours, or were deleted. `GET /v1/models` and `GET "
-        "/v1/datasets` list what you have."
-    )
-
-    def __init__(self, wrong: Sequence[FieldError]) -> None:
-        super().__init__(
-            "; ".join(f"{error.pointer}: {error.detail}" for error in wrong) + ".", errors=wrong
-        )
 
 
 class ProbeOutsideImage(InvalidRequest):

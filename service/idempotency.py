@@ -179,7 +179,7 @@ class Once:
         *,
         repeat: Callable[[StoredAnswer], JSONResponse] = StoredAnswer.response,
     ) -> JSONResponse:
-        """All the steps, for work in the transaction of `session`."""
+        """All the steps, for work in the transaction of `session`, which ends with it."""
         self.begin()
         earlier = self.earlier(fingerprint)
         if earlier is not None:
@@ -188,6 +188,7 @@ class Once:
             answer = work()
             session.flush()
             self.complete(session, fingerprint, answer)
+            session.commit()  # here: should it fail, the key must be given back too
         except BaseException:
             session.rollback()  # its locks would keep `release` waiting
             self.release()

@@ -28,7 +28,8 @@ from service.storage import ObjectStore, StoredObject, TooLarge
 MAX_FIELD_BYTES = 1 << 20
 """Of all fields beside the file together: ten thousand class names fit."""
 MAX_PARTS = 20_000
-MAX_FILENAME_CHARACTERS = 200
+MAX_FILENAME_BYTES = 150
+"""In UTF-8. File systems take 255; clients put something before or behind it."""
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -138,13 +139,16 @@ async def _discard(store: ObjectStore, key: str) -> None:
 
 
 def sanitize_filename(given: str) -> str:
-    """A name for people: no folders, no control characters, not too long."""
-    name = re.split(r"[/\\]", unicodedata.normalize("NFC", given))[-1]
-    name = "".join(c for c in name if unicodedata.category(c)[0] != "C").strip(" .")
-    if len(name) > MAX_FILENAME_CHARACTERS:
-        stem, dot, suffix = name.rpartition(".")
-        kept = f"{dot}{suffix}" if stem and len(suffix) <= 20 else ""
-        name = name[: MAX_FILENAME_CHARACTERS - len(kept)] + kept
+    """A name for people: no folders, no character that cannot be seen but a space, not too long."""
+    kinds = ((c, unicodedata.category(c)[0]) for c in given)
+    seen = "".join(" " if kind == "Z" else c for c, kind in kinds if kind != "C")
+    name = re.split(r"[/\\]", unicodedata.normalize("NFC", seen))[-1]
+    name = re.sub(" +", " ", name).strip(" .")
+    if len(name.encode()) > MAX_FILENAME_BYTES:
+        suffixes = re.search(r"(\.[0-9A-Za-z_]{1,16}){0,2}\Z", name)  # such as `.pth.tar`
+        kept = suffixes[0] if suffixes else ""
+        stem = name.removesuffix(kept).encode()[: MAX_FILENAME_BYTES - len(kept)]
+        name = stem.decode(errors="ignore").rstrip(" .") + kept
     return name or "file"
 
 

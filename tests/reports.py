@@ -70,6 +70,7 @@ def _evaluation(*, asr: float) -> Evaluation:
                 asr=_proportion(asr),
                 ra=_proportion(0.8),
                 asr_per_class={1: _proportion(asr)},
+                ra_per_class={1: _proportion(1 - asr)},
                 natural_rate=_proportion(0.02),
             )
         ],

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from sanitizer.errors import Fault
-from sanitizer.spec import Device
+from sanitizer.spec import Device, SanitizeSpec
 from service.db.session import SessionFactory, transaction
 from service.db.tables import Dataset, Job, Model
 from service.jobs.spec import build_spec
@@ -36,8 +36,8 @@ class Inputs:
         device: Device,
         threads: int,
         check: Callable[[], None],
-    ) -> None:
-        """Fetches files, checks their hashes, writes `spec.json`.
+    ) -> SanitizeSpec:
+        """Fetches files, checks their hashes, writes `spec.json` and gives what is in it.
 
         Args:
             check: Called between the steps; raises if the attempt shall not go on.
@@ -73,6 +73,7 @@ class Inputs:
                 f"The stored request is not valid for this version: {error}. Submit it anew.",
             ) from error
         folder.spec.write_text(spec.model_dump_json(), encoding="utf-8")
+        return spec
 
     def _place(self, dataset: Dataset, path: Path) -> Path:
         """Where a data set lies on this machine, fetched there if need be."""

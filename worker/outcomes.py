@@ -4,6 +4,7 @@ import errno
 import signal
 from dataclasses import dataclass
 
+from sanitizer.__main__ import Exit
 from sanitizer.errors import Fault, SanitizerError
 from sanitizer.events import ErrorEvent
 from sanitizer.report.model import Report
@@ -85,6 +86,13 @@ def event_of_exit(code: int, stderr: str) -> ErrorEvent:
         stderr: The end of what it wrote to standard error.
     """
     data: dict[str, object] = {"exit_code": code, "stderr": stderr}
+    if code == Exit.UNSUPPORTED:
+        return ErrorEvent(
+            code="unsupported_input",
+            fault=Fault.INPUT,
+            message="The run refused what it was given, but its error could not be read.",
+            data=data,
+        )
     if code >= 0:
         return ErrorEvent(
             code="internal_error",

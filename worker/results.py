@@ -4,7 +4,7 @@ The child reads untrusted files, so nothing it says of its own is believed: name
 hashes are checked.
 """
 
-import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +17,11 @@ from sanitizer.report.model import ArtifactKind, Report
 from service.db.base import new_id
 from service.jobs.service import StoredArtifact
 from service.storage import ObjectStore, StorageError
+from service.storage.regular import open_regular
 from worker.outcomes import RunFailed, Succeeded, bad_result
 
 MAX_FILES = 100
-MAX_NAME_LENGTH = 255
+MAX_NAME_BYTES = 255
 MAX_REPORT_BYTES = 64 << 20
 
 
@@ -45,6 +46,8 @@ def keep(
         raise bad_result(f"it names {len(files)} files, at most {MAX_FILES} are taken")
     for file in files:
         _check_name(file.name)
+    if len({file.name for file in files}) < len(files):
+        raise bad_result("it names a file twice")
     report = _read_report(out, files)
     stored: list[StoredArtifact] = []
     try:
@@ -91,9 +94,11 @@ def _store(store: ObjectStore, job_id: str, out: Path, file: NamedFile) -> Store
 
 
 def _check_name(name: str) -> None:
-    plain = Path(name).name == name and name not in ("", ".", "..") and name.isprintable()
-    if not plain or len(name) > MAX_NAME_LENGTH:
-        raise bad_result(f"a file is named {name[:MAX_NAME_LENGTH]!r}")
+    # Controls and lone surrogates alone: people's file names have all other characters.
+    plain = name not in ("", ".", "..") and "/" not in name
+    plain = plain and not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
+    if not plain or len(name.encode()) > MAX_NAME_BYTES:
+        raise bad_result(f"a file is named {name[:MAX_NAME_BYTES]!r}")
 
 
 def _read_report(out: Path, files: Sequence[NamedFile]) -> Report:
@@ -101,7 +106,7 @@ def _read_report(out: Path, files: Sequence[NamedFile]) -> Report:
     if len(names) != 1:
         raise bad_result(f"it names {len(names)} reports")
     try:
-        with open(os.open(out / names[0], os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        with open_regular(out / names[0]) as file:
             content = file.read(MAX_REPORT_BYTES + 1)
     except OSError as error:
         raise bad_result(f"the report cannot be read: {error.strerror}") from error

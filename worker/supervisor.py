@@ -5,13 +5,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from sqlalchemy.orm import Session
 
 from sanitizer.events import ResultEvent
-from sanitizer.spec import Device
+from sanitizer.spec import Device, SanitizeSpec
 from service.db.repository import DATABASE_AWAY
 from service.db.session import SessionFactory, transaction
 from service.jobs import service as jobs
@@ -112,8 +112,11 @@ class _Attempt:
                 ) as folder,
                 self._at.slots.taken() as slot,
             ):
-                self._prepare(folder)
+                spec = self._prepare(folder)
                 self._check()
+                if spec.device is Device.CPU:
+                    # The job's own wish: it sees no CUDA device and gets the limit on memory.
+                    slot = replace(slot, cuda_devices="")
                 return self._follow(folder, slot)
         except Stopped as stopped:
             return stopped.outcome
@@ -124,8 +127,8 @@ class _Attempt:
 
     # --- The child -------------------------------------------------------------------------------
 
-    def _prepare(self, folder: JobFolder) -> None:
-        Inputs(self._at.sessions, self._at.store, self._settings.reference_roots).prepare(
+    def _prepare(self, folder: JobFolder) -> SanitizeSpec:
+        return Inputs(self._at.sessions, self._at.store, self._settings.reference_roots).prepare(
             folder,
             self._claim.job_id,
             device=Device(self._settings.device),
@@ -160,8 +163,8 @@ class _Attempt:
         return Failed(event_of_exit(code, child.error_tail()))
 
     def _start(self, folder: JobFolder, slot: Slot) -> Child:
-        program = self._settings.child_command or (sys.executable, "-m", "sanitizer")
-        memory = None if self._at.slots.uses_cuda else self._settings.job_memory_bytes
+        program = self._settings.child_command or (sys.executable, "-P", "-m", "sanitizer")
+        memory = None if slot.cuda_devices else self._settings.job_memory_bytes
         child = Child(
             [
                 *program,

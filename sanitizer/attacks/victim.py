@@ -60,4 +60,10 @@ def train_victim(
         def on_epoch(self, epoch: int, values: dict[str, float]) -> None:
             on_epoch(epoch, values)
 
-    train(FinetuneStep(network.to(device)), batches, recipe.training, hooks=Hooks())
+    train(
+        FinetuneStep(network.to(device)),
+        batches,
+        recipe.training,
+        (recipe.seed, "victim", "network"),
+        hooks=Hooks(),
+    )

@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 _LAYOUT_VERSION = 1
 _CHUNK_IMAGES = 32
+_CHUNK_BYTES = 16 << 20
+"""Encoded: a few dozen chunks are in memory at a time, whatever the size of an image."""
 
 
 class ImageSet:
@@ -270,7 +271,15 @@ def _in_threads(
 
 
 def _chunks(items: Iterator[tuple[int, Payload]]) -> Iterator[list[tuple[int, Payload]]]:
-    while chunk := list(islice(items, _CHUNK_IMAGES)):
+    chunk: list[tuple[int, Payload]] = []
+    size = 0
+    for position, payload in items:
+        chunk.append((position, payload))
+        size += payload.nbytes if isinstance(payload, np.ndarray) else len(payload)
+        if len(chunk) == _CHUNK_IMAGES or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
 
 

@@ -74,16 +74,6 @@ class Batches:
             yield _to_float(images), labels
 
 
-def evaluation_batches(
-    image_set: ImageSet, batch_size: int, device: torch.device
-) -> Iterator[Batch]:
-    """All images in their order, as they are."""
-    for start in range(0, len(image_set), batch_size):
-        places = np.arange(start, min(start + batch_size, len(image_set)), dtype=np.int64)
-        images = torch.from_numpy(image_set.read(places)).to(device)
-        yield _to_float(images), torch.from_numpy(image_set.labels[places]).to(device)
-
-
 class _Pixels:
     """The images and labels of a set, on the device if they are few enough."""
 

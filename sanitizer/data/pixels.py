@@ -61,7 +61,10 @@ def to_pixels(
     else:
         image = Image.fromarray(payload[..., 0] if payload.shape[2:] == (1,) else payload)
     if image.mode != _MODES[channels]:
-        image = image.convert(_MODES[channels])
+        try:
+            image = image.convert(_MODES[channels])
+        except ValueError as error:  # such as LAB to grey
+            raise CorruptImage(name, f"its colours cannot be read: {error}") from error
     resized = image.size != (width, height)
     if resized:
         image = image.resize((width, height), Image.Resampling.BILINEAR)

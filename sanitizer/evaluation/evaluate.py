@@ -83,12 +83,8 @@ def _probe_result(
         target_class=target,
         asr=metrics.attack_success_rate(everywhere, labels, target),
         ra=metrics.robust_accuracy(everywhere, labels, target),
-        asr_per_class={
-            int(label): metrics.wilson(
-                int((everywhere[labels == label] == target).sum()), int((labels == label).sum())
-            )
-            for label in torch.unique(labels[others])
-        },
+        asr_per_class=metrics.attack_success_rate_per_class(everywhere, labels, target),
+        ra_per_class=metrics.robust_accuracy_per_class(everywhere, labels, target),
         natural_rate=metrics.natural_rate(clean, labels, target),
     )
 

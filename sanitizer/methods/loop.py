@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sanitizer.errors import TrainingDiverged
 from sanitizer.methods.step import Step
+from sanitizer.randomness import derive_seed
 from sanitizer.spec import Training
 
 
@@ -65,6 +66,7 @@ def train(
     step: Step,
     batches: BatchSource,
     training: Training,
+    seed_parts: tuple[int | str, ...],
     *,
     state: LoopState | None = None,
     hooks: LoopHooks | None = None,
@@ -75,6 +77,8 @@ def train(
         step: The method.
         batches: The data.
         training: Epochs, learning rates and the optimizer's settings.
+        seed_parts: What dropout and stochastic depth inside the network depend on, beside epoch
+            and step.
         state: Where to take up again; the result is the same as without the interruption.
         hooks: Progress, figures and checkpoints.
 
@@ -104,13 +108,17 @@ def train(
         progress.optimizer = optimizer.state_dict()
         return progress
 
-    with step.attached():
+    # Dropout and the like draw from torch's global generators: they are seeded for each step, so
+    # that a resumed run draws what it would have drawn, and put back as they were in the end.
+    devices = [device] if device.type == "cuda" else []
+    with step.attached(), torch.random.fork_rng(devices):
         while progress.epoch < training.epochs:
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate(progress.epoch)
             network.train()
             resumed_seconds, begun = progress.seconds, perf_counter()
             for images, labels in batches.epoch(progress.epoch, progress.step):
+                torch.manual_seed(derive_seed(*seed_parts, progress.epoch, progress.step))
                 _one_step(step, optimizer, progress, images, labels)
                 progress.step += 1
                 progress.seconds = resumed_seconds + perf_counter() - begun

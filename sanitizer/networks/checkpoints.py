@@ -243,7 +243,7 @@ def _is_main_pickle(name: str) -> bool:
 def _read_legacy(path: Path, size: int) -> Checkpoint:
     """Five pickles (magic, protocol, system, object, storage keys), then the raw storages."""
     with path.open("rb") as stream:
-        scans = [_scan(stream, size) for _ in range(5)]
+        scans = [_scan(stream, min(size, stream.tell() + MAX_PICKLE_BYTES)) for _ in range(5)]
         present = size - stream.tell()
     structure, keys = scans[3], scans[4].strings or ()
     storages = {storage.key: storage for storage in structure.storages}
@@ -497,7 +497,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor], like: Checkpoint) 
             keys=broken,
         )
     write = _WRITERS[like.layout.serialization]
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as stream:
             write(stream, tensors, like.layout)

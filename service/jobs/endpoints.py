@@ -240,15 +240,18 @@ def list_page(
         created_before=created_before,
         metadata=_metadata_filter(metadata or []),
     )
-    rows = JobRepository.from_session(session).page(
-        caller.tenant_id, wanted, after=paging.after, limit=paging.limit + 1
-    )
+    repository = JobRepository.from_session(session)
+    rows = repository.page(caller.tenant_id, wanted, after=paging.after, limit=paging.limit + 1)
     page, more, cursor = cut(rows, paging.limit)
-    results = ModelRepository.from_session(session).results_of([job.id for job in page])
+    job_ids = [job.id for job in page]
+    heads = repository.request_heads(job_ids)
+    reasons = jobs.waiting_reasons(session, page, services.settings)
+    results = ModelRepository.from_session(session).results_of(job_ids)
     data = [
         views.job_out(
             job,
-            waiting_reason=jobs.waiting_reason(session, job, services.settings),
+            heads[job.id],
+            waiting_reason=reasons.get(job.id),
             result_model_id=results.get(job.id),
         )
         for job in page
@@ -486,7 +489,7 @@ def _job(session: Session, caller: Caller, job_id: str) -> Job:
 def _detail(session: Session, services: Services, job: Job) -> JobDetail:
     return views.job_detail(
         job,
-        waiting_reason=jobs.waiting_reason(session, job, services.settings),
+        waiting_reason=jobs.waiting_reasons(session, [job], services.settings).get(job.id),
         result_model_id=ModelRepository.from_session(session).results_of([job.id]).get(job.id),
     )
 

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, and_, func, select, type_coerce, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, defer
 
 from sanitizer.report.model import Verdict
 from service.db.repository import Repository
@@ -30,6 +30,26 @@ class JobFilter:
     metadata: Mapping[str, str | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class RequestHead:
+    """What lists show of a stored request, as JSON."""
+
+    method: str
+    seed: int
+    clean_data: dict[str, Any]
+    evaluation_data: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> Self:
+        """The head of a whole request."""
+        return cls(
+            method=request["method"]["name"],
+            seed=request["seed"],
+            clean_data=request["clean_data"],
+            evaluation_data=request["evaluation_data"],
+        )
+
+
 class JobRepository(Repository):
     """Jobs, and what hangs on them."""
 
@@ -50,11 +70,27 @@ class JobRepository(Repository):
     def page(
         self, tenant_id: str, wanted: JobFilter, *, after: str | None, limit: int
     ) -> list[Job]:
-        """Jobs of the tenant, newest first, from below the id `after`."""
+        """Jobs of the tenant, newest first, from below the id `after`.
+
+        Without their requests, each of which may hold megabytes of pictures: see `request_heads`.
+        """
         query = select(Job).where(Job.tenant_id == tenant_id, *self._conditions(wanted))
         if after is not None:
             query = query.where(Job.id < after)
+        query = query.options(defer(Job.request, raiseload=True))
         return list(self._session.scalars(query.order_by(Job.id.desc()).limit(limit)))
+
+    def request_heads(self, job_ids: Collection[str]) -> dict[str, RequestHead]:
+        """What lists show of the requests of jobs, by the job's id; the database reads them."""
+        request = Job.request
+        query = select(
+            Job.id,
+            request[("method", "name")],
+            request["seed"],
+            request["clean_data"],
+            request["evaluation_data"],
+        ).where(Job.id.in_(job_ids))
+        return {job_id: RequestHead(*head) for job_id, *head in self._session.execute(query)}
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[JobEvent]:
         """Events behind the sequence number `after`, oldest first."""
@@ -80,12 +116,14 @@ class JobRepository(Repository):
         query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)
         return list(self._session.scalars(query))
 
-    def count_queued(self, *, before: str | None = None) -> int:
-        """Jobs of all tenants that wait; with `before` those that came before that job."""
+    def count_queued(self) -> int:
+        """Jobs of all tenants that wait."""
         query = select(func.count()).select_from(Job).where(Job.status == JobStatus.QUEUED)
-        if before is not None:
-            query = query.where(Job.id < before)
         return self._session.scalar(query) or 0
+
+    def first_queued(self) -> str | None:
+        """The job that has waited longest, of whatever tenant; none: no job waits."""
+        return self._session.scalar(select(func.min(Job.id)).where(Job.status == JobStatus.QUEUED))
 
     def has_worker(self, *, since: datetime) -> bool:
         """Whether a worker has reported since then."""

@@ -1,8 +1,8 @@
 """What the API says about jobs. No web framework here: the worker reads stored requests with it."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, PlainSerializer, SkipValidation, field_validator
 
 from sanitizer.events import Stage
 from sanitizer.report.model import ArtifactKind, Evaluation, Report, Verdict
@@ -20,6 +20,10 @@ from service.fields import Input, Metadata, Name, Output, PlainText, Time
 from service.pagination import Page
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+Part = TypeVar("Part")
+AsStored = Annotated[Part, SkipValidation, PlainSerializer(lambda stored: stored)]
+"""JSON of a stored request: it was valid when it came, and today's rules may be others."""
 
 # --- Coming in -----------------------------------------------------------------------------------
 
@@ -224,8 +228,8 @@ class JobOut(Output):
     error: JobError | None
     summary: JobSummary | None = Field(description="Null until the job has succeeded.")
     model_id: str
-    clean_data: JobData
-    evaluation_data: JobData | None
+    clean_data: AsStored[JobData]
+    evaluation_data: AsStored[JobData | None]
     method: str = Field(description="Name of the method.")
     seed: int
     result_model_id: str | None = Field(
@@ -244,7 +248,7 @@ class JobOut(Output):
 class JobDetail(JobOut):
     """A job with the whole request, every default filled in."""
 
-    request: JobRequest
+    request: AsStored[JobRequest]
 
 
 class JobList(Page[JobOut]):

@@ -146,19 +146,25 @@ def request_cancel(session: Session, job_id: str) -> Job:
     return session.get_one(Job, job_id, populate_existing=True)
 
 
-def waiting_reason(session: Session, job: Job, settings: Settings) -> str | None:
-    """Why a queued job does not run yet, for people; None: it is not queued."""
-    if job.status != JobStatus.QUEUED:
-        return None
+def waiting_reasons(session: Session, rows: Sequence[Job], settings: Settings) -> dict[str, str]:
+    """Why jobs do not run yet, for people, by id; only the queued ones have a reason."""
+    queued = [job for job in rows if job.status == JobStatus.QUEUED]
+    if not queued:
+        return {}
     jobs = JobRepository.from_session(session)
     silence = settings.lease_seconds
     if not jobs.has_worker(since=jobs.now() - timedelta(seconds=silence)):
-        return (
+        reason = (
             f"No worker has reported in the last {silence:g} s; the job runs as soon as one starts."
         )
-    ahead = jobs.count_queued(before=job.id)
-    if ahead:
-        return f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead of it."
+        return {job.id: reason for job in queued}
+    first = jobs.first_queued()
+    return {job.id: _waits_for(job, first) for job in queued}
+
+
+def _waits_for(job: Job, first: str | None) -> str:
+    if first is not None and first < job.id:
+        return "Other jobs are ahead of it."  # not how many: they may be other tenants'
     if job.attempt:
         return f"Attempt {job.attempt} ended by a fault of the machine; a worker takes it up again."
     return "It is the next one: it runs as soon as a worker has a free slot."

@@ -5,6 +5,7 @@ from typing import Any
 from sanitizer.events import Stage
 from sanitizer.report.model import ArtifactKind, Verdict
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus
+from service.jobs.repository import RequestHead
 from service.jobs.schemas import (
     ArtifactLinks,
     ArtifactOut,
@@ -14,26 +15,25 @@ from service.jobs.schemas import (
     JobLinks,
     JobMetricOut,
     JobOut,
-    JobRequest,
     JobSummary,
 )
 
 
-def job_out(job: Job, *, waiting_reason: str | None, result_model_id: str | None) -> JobOut:
-    """A job, as lists show it."""
-    return JobOut(**_job_fields(job, waiting_reason, result_model_id))
+def job_out(
+    job: Job, head: RequestHead, *, waiting_reason: str | None, result_model_id: str | None
+) -> JobOut:
+    """A job, as lists show it; its request need not be loaded."""
+    return JobOut(**_job_fields(job, head, waiting_reason, result_model_id))
 
 
 def job_detail(job: Job, *, waiting_reason: str | None, result_model_id: str | None) -> JobDetail:
     """A job with its request."""
-    return JobDetail(
-        **_job_fields(job, waiting_reason, result_model_id),
-        request=JobRequest.model_validate(job.request),
-    )
+    fields = _job_fields(job, RequestHead.of(job.request), waiting_reason, result_model_id)
+    return JobDetail(**fields, request=job.request)
 
 
 def _job_fields(
-    job: Job, waiting_reason: str | None, result_model_id: str | None
+    job: Job, head: RequestHead, waiting_reason: str | None, result_model_id: str | None
 ) -> dict[str, Any]:
     base = f"/v1/jobs/{job.id}"
     return {
@@ -48,10 +48,10 @@ def _job_fields(
         "error": _error(job),
         "summary": None if job.summary is None else JobSummary.model_validate(job.summary),
         "model_id": job.model_id,
-        "clean_data": job.request["clean_data"],
-        "evaluation_data": job.request["evaluation_data"],
-        "method": job.request["method"]["name"],
-        "seed": job.request["seed"],
+        "clean_data": head.clean_data,
+        "evaluation_data": head.evaluation_data,
+        "method": head.method,
+        "seed": head.seed,
         "result_model_id": result_model_id,
         "retry_of_id": job.retry_of_id,
         "attempt": job.attempt,

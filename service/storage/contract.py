@@ -100,7 +100,7 @@ class ObjectStore(Protocol):
         ...
 
     def put_file(self, key: str, path: Path) -> StoredObject:
-        """Stores a regular file, hashing as it goes. A symbolic link is refused (`OSError`)."""
+        """Stores a regular file, hashing as it goes. Anything else is refused (`OSError`)."""
         ...
 
     def fetch(self, key: str, path: Path, *, sha256: str | None = None) -> StoredObject:

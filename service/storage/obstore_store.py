@@ -1,7 +1,6 @@
 """Object stores that the obstore library speaks to: a local folder, later S3."""
 
 import hashlib
-import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from service.storage.contract import (
     TooLarge,
     check_key,
 )
+from service.storage.regular import open_regular
 
 PART_BYTES = 8 << 20
 """S3 takes at most 10,000 parts of an object: 78 GiB with this size."""
@@ -106,7 +106,7 @@ class ObstoreStore:
 
         def counted() -> Iterator[bytes]:
             # A process that reads untrusted files wrote the folder: follow no link out of it.
-            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            with open_regular(path) as file:
                 while chunk := file.read(CHUNK_BYTES):
                     tally.add(chunk)
                     yield chunk

@@ -11,7 +11,7 @@ import torch
 
 from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage
 from sanitizer.events import Event, MetricEvent, ResultEvent, StageEvent, parse
-from sanitizer.pipeline import sanitize
+from sanitizer.pipeline import result_name, sanitize
 from sanitizer.report.model import Report, Verdict
 from sanitizer.spec import SanitizeSpec
 from tests.sanitizer.builders import CORNER_PROBE, QUICK_TRAINING, write_npz, write_spec
@@ -81,6 +81,45 @@ def test_the_result_has_the_keys_of_the_upload_and_nothing_else(tmp_path: Path) 
     for key, value in uploaded["state_dict"].items():
         assert result["state_dict"][key].dtype == value.dtype
         assert result["state_dict"][key].shape == value.shape
+
+
+def test_the_figures_are_those_of_the_file_in_its_own_precision(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path)
+    suspect = torch.load(tmp_path / "suspect.pth", weights_only=True)["state_dict"]
+    halves = {key: v.to(torch.float8_e4m3fn) if v.ndim == 4 else v for key, v in suspect.items()}
+    torch.save(halves, tmp_path / "suspect.pth")
+    report, _events = run(spec, tmp_path / "out")
+
+    # The result, run once more and trained by next to nothing, is measured as it was when it left.
+    (tmp_path / "suspect.pth").write_bytes(
+        (tmp_path / "out" / "sanitized-suspect.pth").read_bytes()
+    )
+    still = {"phases": [{"epochs": 1, "learning_rate": 1e-12}]}
+    again = write_spec(tmp_path, method={"name": "finetune", "training": still})
+    second, _events = run(again, tmp_path / "again")
+    assert second.before == report.after
+
+
+def test_a_damaged_checkpoint_is_told_and_the_run_starts_over(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "checkpoint.pt").write_bytes(b"half a file")
+    report, _events = run(spec, tmp_path / "out", work)
+    assert [warning.code for warning in report.warnings] == ["checkpoint_damaged"]
+    assert report.resumed == 0
+
+
+@pytest.mark.parametrize(
+    ("upload", "result"),
+    [
+        ("model.pth.tar", "sanitized-model.pth.tar"),
+        ("x" * 300 + ".safetensors", "sanitized-model.safetensors"),
+        ("模" * 70, "sanitized-model"),
+    ],
+)
+def test_the_result_has_a_name_that_a_file_system_takes(upload: str, result: str) -> None:
+    assert result_name(upload) == result
 
 
 def test_without_evaluation_data_a_part_of_the_clean_images_is_kept_apart(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 import httpx
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
 from service.db.session import SessionFactory, transaction
@@ -125,6 +125,24 @@ def test_failed_work_leaves_no_trace(once: Callable[[], Once], sessions: Session
     with transaction(sessions) as session:
         assert session.query(Tenant).filter_by(name="half done").count() == 0
         assert session.query(IdempotencyRecord).count() == 0
+
+
+def test_key_is_given_back_if_the_commit_fails(
+    once: Callable[[], Once], sessions: SessionFactory
+) -> None:
+    def fail(_session: Session) -> None:
+        raise RuntimeError("the disk is full")
+
+    def run() -> None:
+        with transaction(sessions) as session:
+            event.listen(session, "before_commit", fail)
+            once().run(session, "f", partial(Answer, 201, Body(value=1)))
+
+    with pytest.raises(RuntimeError, match="disk"):
+        run()
+    again = once()
+    again.begin()
+    assert again.earlier("f") is None
 
 
 def test_without_a_key_nothing_is_remembered(sessions: SessionFactory, tenant_id: str) -> None:

@@ -1,6 +1,7 @@
 """Uploads out of bodies that come in any pieces."""
 
 import hashlib
+import unicodedata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,19 @@ def test_upload_that_is_kept_outlives_an_error(store: ObjectStore) -> None:
 @given(st.text())
 def test_name_of_a_file_is_harmless_whatever_was_given(given: str) -> None:
     name = sanitize_filename(given)
-    assert 0 < len(name) <= 200
+    assert 0 < len(name.encode()) <= 150
     assert not set(name) & set("/\\\0\n\r")
     assert name not in (".", "..")
     assert sanitize_filename(name) == name
-    name.encode()
+    assert not {unicodedata.category(c)[0] for c in set(name) - {" "}} & {"C", "Z"}
+
+
+def test_every_kind_of_space_in_the_name_of_a_file_becomes_one_plain_space() -> None:
+    given = "a\u00a0\u202f b\u3000c\u2028\u2029d\u200be\u202ef.pt"
+    assert sanitize_filename(given) == "a b c def.pt"
+
+
+@pytest.mark.parametrize("suffixes", [".pt", ".pth.tar", ""])
+def test_long_name_of_a_file_keeps_its_suffixes_within_the_bytes(suffixes: str) -> None:
+    name = sanitize_filename("é" * 200 + suffixes)
+    assert name == "é" * ((150 - len(suffixes)) // 2) + suffixes

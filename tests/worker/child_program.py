@@ -100,6 +100,11 @@ def crash() -> None:
 
 
 @behaviour
+def refuse_without_a_word() -> None:
+    sys.exit(3)
+
+
+@behaviour
 def be_killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -215,6 +220,20 @@ def name_a_link() -> None:
     (OUT / "model.pt").unlink()
     (OUT / "model.pt").symlink_to("/etc/hostname")
     emit(ResultEvent(artifacts=files))
+
+
+@behaviour
+def name_a_pipe() -> None:
+    files = write_result()
+    (OUT / "report.json").unlink()
+    os.mkfifo(OUT / "report.json")
+    emit(ResultEvent(artifacts=files))
+
+
+@behaviour
+def name_a_file_twice() -> None:
+    files = write_result()
+    emit(ResultEvent(artifacts=files + [files[0].model_copy(update={"kind": ArtifactKind.PLOT})]))
 
 
 @behaviour

@@ -43,7 +43,9 @@ class Bench:
         self.stopping = threading.Event()
         self.woken: list[str] = []
 
-    def add_job(self, *, max_attempts: int = 3, reference: str | None = None) -> str:
+    def add_job(
+        self, *, max_attempts: int = 3, reference: str | None = None, device: str | None = None
+    ) -> str:
         """A queued job whose model and data lie in the store."""
         with transaction(self.sessions) as session:
             tenant = add_tenant(session, f"tenant-{os.urandom(4).hex()}")
@@ -58,7 +60,14 @@ class Bench:
             self._upload(model, b"suspect weights")
             if not reference:
                 self._upload(clean, b"clean images")
-            return add_job(session, tenant, model=model, clean=clean, max_attempts=max_attempts).id
+            return add_job(
+                session,
+                tenant,
+                model=model,
+                clean=clean,
+                max_attempts=max_attempts,
+                device=device,
+            ).id
 
     def _upload(self, row: Model | Dataset, content: bytes) -> None:
         source = self.settings.work_dir.parent / "upload"

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sanitizer.spec import Device
 from service.db.base import utc_now
 from service.db.session import transaction
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Model
@@ -14,6 +16,7 @@ from service.jobs import service as jobs
 from service.jobs.service import Claim
 from tests.databases import every_database
 from tests.worker.conftest import Bench
+from worker.devices import Slots
 from worker.folders import job_folder
 from worker.outcomes import Cancelled, Failed, Lost, Released, Succeeded
 
@@ -164,6 +167,23 @@ def test_child_that_ends_without_a_word_is_a_fault_of_the_machine(bench: Bench) 
     assert job.error_data == {"exit_code": 7, "stderr": "Traceback: it broke\n"}
 
 
+def test_child_that_refuses_its_input_without_a_word_is_not_tried_again(bench: Bench) -> None:
+    job_id = bench.add_job()
+    bench.run(job_id, "refuse_without_a_word")
+    job = bench.job(job_id)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "unsupported_input")
+    assert "its error could not be read" in str(job.error_message)
+
+
+def test_child_imports_nothing_from_its_working_folder(bench: Bench) -> None:
+    job_id = bench.add_job()
+    home = bench.folder(job_id) / "home"
+    home.mkdir(parents=True)
+    (home / "argparse.py").write_text("raise SystemExit('a stray file was imported')")
+    bench.run(job_id, "succeed", child_command=())
+    assert bench.job(job_id).error_code == "unreadable_checkpoint"
+
+
 def test_killed_child_is_named_with_its_signal_and_a_hint(bench: Bench) -> None:
     job_id = bench.add_job(max_attempts=1)
     bench.run(job_id, "be_killed")
@@ -190,6 +210,13 @@ def test_memory_of_the_child_is_limited(bench: Bench) -> None:
     assert bench.job(job_id).error_code == "out_of_memory"
 
 
+def test_memory_of_a_job_for_the_cpu_is_limited_on_a_worker_with_cuda(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1, device="cpu")
+    supervisor = bench.supervisor("eat_memory", job_memory_bytes=1 << 30, device="cuda")
+    replace(supervisor, slots=Slots(1, Device.CUDA, ["0"])).run(bench.claim(job_id))
+    assert bench.job(job_id).error_code == "out_of_memory"
+
+
 def test_size_of_the_files_of_the_child_is_limited(bench: Bench) -> None:
     job_id = bench.add_job(max_attempts=1)
     bench.run(job_id, "eat_disk", job_file_bytes=1 << 20)
@@ -209,6 +236,8 @@ def test_run_that_takes_too_long_is_stopped_and_not_tried_again(bench: Bench) ->
     [
         ("name_other_bytes", "not what it was"),
         ("name_a_link", "cannot be read"),
+        ("name_a_pipe", "report cannot be read: not a regular file"),
+        ("name_a_file_twice", "names a file twice"),
         ("name_a_file_elsewhere", r"named '\.\./spec\.json'"),
         ("name_no_model", "one model"),
         ("write_a_bad_report", "report is not valid"),

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sanitizer.data.augment import augment
 from sanitizer.data.image_set import ImageSet
-from sanitizer.data.loader import Batches, evaluation_batches
+from sanitizer.data.loader import Batches
 from sanitizer.errors import NotEnoughImages
 from sanitizer.randomness import make_generator
 from sanitizer.spec import Training
@@ -43,8 +43,8 @@ def test_an_epoch_shows_every_image_once_with_its_label() -> None:
 def test_pixels_are_between_0_and_1() -> None:
     images = np.array([0, 51, 255, 102], dtype=np.uint8).reshape(4, 1, 1, 1)
     image_set = ImageSet.from_arrays(images, np.zeros(4, np.int64))
-    (batch,) = evaluation_batches(image_set, 4, CPU)
-    assert torch.equal(batch[0].flatten(), torch.tensor([0, 0.2, 1, 0.4]))
+    (batch,) = Batches(image_set, None, 4, CPU, (0,)).epoch(0)
+    assert torch.equal(batch[0].flatten().sort().values, torch.tensor([0, 0.2, 0.4, 1]))
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,3 @@ def test_a_subset_gives_its_own_images() -> None:
 def test_fewer_than_two_images_are_refused(images: int) -> None:
     with pytest.raises(NotEnoughImages, match=f"{images} images came to train on"):
         plain(images, 4)
-
-
-def test_evaluation_batches_are_all_images_in_order() -> None:
-    batches = list(evaluation_batches(build_set(9), 4, CPU))
-    assert [len(labels) for _, labels in batches] == [4, 4, 1]
-    assert [n for images, _ in batches for n in numbers_of(images)] == list(range(9))
-
-
-def test_evaluation_batches_of_nothing_are_none() -> None:
-    assert list(evaluation_batches(build_set(0), 4, CPU)) == []

@@ -23,6 +23,8 @@ TRAINING = Training(
     cutout_size=2,
 )
 
+SEED = (0, "test")
+
 
 class Killed(Exception):
     pass
@@ -74,26 +76,65 @@ def figures(recorder: Recorder) -> list[tuple[int, dict[str, float]]]:
 @pytest.mark.parametrize("die_after", [1, 3, 4, 5, 8, 11])
 def test_a_run_killed_at_any_step_ends_as_one_that_was_not(die_after: int) -> None:
     whole, whole_hooks = network(), Recorder()
-    train(FinetuneStep(whole), batches(), TRAINING, hooks=whole_hooks)
+    train(FinetuneStep(whole), batches(), TRAINING, SEED, hooks=whole_hooks)
 
     killed, hooks = network(), Recorder(die_after)
     with pytest.raises(Killed):
-        train(FinetuneStep(killed), batches(), TRAINING, hooks=hooks)
+        train(FinetuneStep(killed), batches(), TRAINING, SEED, hooks=hooks)
     state = None
     if hooks.saved:
         state = LoopState(**torch.load(io.BytesIO(hooks.saved), weights_only=True))
     resumed_from = state.epoch if state else 0
     resumed, later_hooks = network(), Recorder()
-    train(FinetuneStep(resumed), batches(), TRAINING, state=state, hooks=later_hooks)
+    train(FinetuneStep(resumed), batches(), TRAINING, SEED, state=state, hooks=later_hooks)
 
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert figures(later_hooks) == figures(whole_hooks)[resumed_from:]
 
 
+class Dropping(nn.Module):
+    """A network with layers that draw random numbers of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+def dropping() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Dropping()
+
+
+def test_dropout_draws_the_same_after_an_interruption_and_leaves_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    whole, hooks = dropping(), Recorder(die_after=6)
+    train(FinetuneStep(whole), batches(), TRAINING, SEED)
+    with pytest.raises(Killed):
+        train(FinetuneStep(dropping()), batches(), TRAINING, SEED, hooks=hooks)
+    state = LoopState(**torch.load(io.BytesIO(hooks.saved), weights_only=True))
+    resumed = dropping()
+    train(FinetuneStep(resumed), batches(), TRAINING, SEED, state=state)
+    for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_dropout_depends_on_the_seed() -> None:
+    first, second = dropping(), dropping()
+    train(FinetuneStep(first), batches(), TRAINING, SEED)
+    train(FinetuneStep(second), batches(), TRAINING, (1, "test"))
+    assert not torch.equal(next(first.parameters()), next(second.parameters()))
+
+
 def test_training_lowers_the_loss_and_tells_the_learning_rate_of_each_epoch() -> None:
     hooks = Recorder()
-    train(FinetuneStep(network()), batches(), TRAINING, hooks=hooks)
+    train(FinetuneStep(network()), batches(), TRAINING, SEED, hooks=hooks)
     epochs = [values for _epoch, values in hooks.epochs]
     assert [values["learning_rate"] for values in epochs] == [0.1, 0.1, 0.01]
     assert epochs[-1]["loss"] < epochs[0]["loss"]
@@ -105,7 +146,7 @@ def test_steps_are_those_of_plain_sgd_written_out() -> None:
     data = batches()
     training = TRAINING.model_copy(update={"phases": (Phase(epochs=1, learning_rate=0.1),)})
     ours = network()
-    train(FinetuneStep(ours), data, training)
+    train(FinetuneStep(ours), data, training, SEED)
 
     plain = network().train()
     velocity = [torch.zeros_like(p) for p in plain.parameters()]
@@ -136,5 +177,5 @@ class _Poisoned:
 
 def test_a_loss_that_is_not_a_number_ends_the_training_with_advice() -> None:
     with pytest.raises(TrainingDiverged, match="Lower the learning rate") as raised:
-        train(FinetuneStep(network()), _Poisoned(), TRAINING)
+        train(FinetuneStep(network()), _Poisoned(), TRAINING, SEED)
     assert raised.value.data == {"epoch": 1}

@@ -27,6 +27,7 @@ def build_probe(name: str, successes: int, kept: int) -> ProbeResult:
         asr=wilson(successes, 9000),
         ra=wilson(kept, 9000),
         asr_per_class={c: wilson(min(1000, successes // 9 + c), 1000) for c in range(1, 10)},
+        ra_per_class={c: wilson(max(0, 900 - successes // 9), 1000) for c in range(1, 10)},
         natural_rate=wilson(210, 9000),
     )
 

@@ -61,6 +61,14 @@ def test_lines_that_are_no_events_are_passed_over(tmp_path: Path) -> None:
     show_run(["-c", "print('not an event')"], tmp_path / "log")
 
 
+def test_a_child_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('a stray file was imported')")
+    monkeypatch.chdir(tmp_path)
+    show_run(["-m", "sanitizer", "--help"], tmp_path / "log")
+
+
 def test_an_interrupt_ends_the_child_and_what_it_started(tmp_path: Path) -> None:
     code = "import sys, pathlib; from service.cli.child import show_run\n"
     code += "show_run(['-c', sys.argv[1]], pathlib.Path(sys.argv[2]))"

@@ -1,10 +1,13 @@
+import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from service.cli.embedded import embedded_settings
-from service.cli.stack import Stack, StackError, free_port
+from service.cli.founding import upgrade
+from service.cli.stack import Stack, StackError, environment_of, free_port
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,38 @@ def test_a_taken_port_is_named_and_nothing_is_started(tmp_path: Path) -> None:
 def test_a_free_port_can_be_listened_on() -> None:
     with socket.create_server(("127.0.0.1", free_port())):
         pass
+
+
+def _go_where_a_stray_file_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "sqlalchemy.py").write_text("raise SystemExit('a stray file was imported')")
+    monkeypatch.chdir(folder)
+
+
+def test_the_api_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = embedded_settings(tmp_path)
+    upgrade(settings)
+    settings.sessions.kw["bind"].dispose()
+    _go_where_a_stray_file_lies(tmp_path, monkeypatch)
+    stack = Stack(settings, tmp_path, port=0)
+    try:
+        stack.start_part("broker")
+        stack.start_part("api")
+    finally:
+        stack.stop()
+
+
+def test_the_worker_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _go_where_a_stray_file_lies(tmp_path, monkeypatch)
+    stack = Stack(embedded_settings(tmp_path), tmp_path)
+    done = subprocess.run(
+        [*stack._command("worker"), "--help"],
+        env={**os.environ, **environment_of(stack.settings)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--concurrency" in done.stdout

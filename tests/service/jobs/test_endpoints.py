@@ -204,7 +204,7 @@ def test_ids_that_are_not_the_tenants_are_refused_by_pointer(
     ]
     assert read_problem(answer) == problem(
         "unknown_id",
-        422,
+        404,
         instance="/v1/jobs",
         title="The request names something you do not have",
         detail="; ".join(f"{e['pointer']}: {e['detail']}" for e in expected) + ".",
@@ -352,7 +352,7 @@ class TestValidateOnly:
 
     def test_wrong_request_gets_the_problem_of_the_real_call(self, client: httpx.Client) -> None:
         body = job_body(client, model_id="model_x", validate_only=True)
-        assert client.post("/v1/jobs", json=body).status_code == 422
+        assert client.post("/v1/jobs", json=body).status_code == 404
 
 
 class TestQueueLimit:
@@ -425,7 +425,7 @@ class TestIdempotency:
     def test_refused_request_leaves_its_key_free(self, client: httpx.Client) -> None:
         body, headers = job_body(client), {"Idempotency-Key": "once"}
         refused = client.post("/v1/jobs", json=body | {"model_id": "m"}, headers=headers)
-        assert refused.status_code == 422
+        assert refused.status_code == 404
         assert client.post("/v1/jobs", json=body, headers=headers).status_code == 202
 
 
@@ -501,12 +501,26 @@ def test_retry_is_done_once_for_one_key(client: httpx.Client, sessions: SessionF
     assert count_jobs(sessions) == 2
 
 
+def test_request_that_is_none_of_todays_is_shown_but_not_retried(
+    client: httpx.Client, sessions: SessionFactory
+) -> None:
+    job = make_job(client)
+    client.post(job["links"]["cancel"])
+    old = job["request"] | {"colour": "red", "clean_data": {"dataset": "by another name"}}
+    with transaction(sessions) as session:
+        session.get_one(Job, job["id"]).request = old
+    shown = client.get(job["links"]["self"])
+    assert (shown.status_code, shown.json()["request"]) == (200, old)
+    [listed] = client.get("/v1/jobs").json()["data"]
+    assert listed["clean_data"] == shown.json()["clean_data"] == old["clean_data"]
+
+
 def test_retry_of_a_job_whose_model_is_gone_is_refused(client: httpx.Client) -> None:
     job = make_job(client)
     client.post(job["links"]["cancel"])
     assert client.delete(f"/v1/models/{job['model_id']}").status_code == 204
     answer = client.post(f"/v1/jobs/{job['id']}/retry")
-    assert code_and_pointers(answer) == (422, "unknown_id", ["/model_id"])
+    assert code_and_pointers(answer) == (404, "unknown_id", ["/model_id"])
     assert client.get(job["links"]["self"]).json()["model_id"] == job["model_id"]
 
 
@@ -612,7 +626,7 @@ def test_job_with_a_worker_waits_for_its_turn(
             WorkerRecord(id="w", hostname="h", device="cpu", slots=1, heartbeat_at=utc_now())
         )
     make_job(client)
-    assert make_job(client)["waiting_reason"] == "1 job is ahead of it."
+    assert make_job(client)["waiting_reason"] == "Other jobs are ahead of it."
 
 
 # --- What a job tells and leaves -----------------------------------------------------------------

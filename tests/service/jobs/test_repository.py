@@ -3,13 +3,21 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import inspect
 
 from sanitizer.report.model import Verdict
 from service.db.session import SessionFactory, transaction
 from service.db.tables import Job, JobStatus
 from service.jobs import service as jobs
-from service.jobs.repository import JobFilter, JobRepository
-from tests.builders import add_job, add_tenant, at, make_metric_event, make_progress_event
+from service.jobs.repository import JobFilter, JobRepository, RequestHead
+from tests.builders import (
+    add_dataset,
+    add_job,
+    add_tenant,
+    at,
+    make_metric_event,
+    make_progress_event,
+)
 from tests.databases import every_database
 
 pytestmark = every_database
@@ -37,6 +45,28 @@ def test_pages_go_from_the_newest_to_the_oldest_without_gaps(sessions: SessionFa
     while page := _page(sessions, tenant_id, after=seen[-1] if seen else None, limit=2):
         seen += page
     assert seen == added
+
+
+def test_page_comes_without_requests_and_their_heads_are_read_by_the_database(
+    sessions: SessionFactory,
+) -> None:
+    with transaction(sessions) as session:
+        tenant = add_tenant(session)
+        full = add_job(
+            session,
+            evaluation_data={"dataset_id": add_dataset(session, tenant).id, "images": 7},
+            method={"name": "nad"},
+            seed=2**63 - 1,
+        )
+        plain = add_job(session)
+    with transaction(sessions) as session:
+        repository = JobRepository.from_session(session)
+        page = repository.page(tenant.id, JobFilter(), after=None, limit=10)
+        assert all("request" in inspect(job).unloaded for job in page)
+        heads = repository.request_heads([job.id for job in page])
+    assert heads == {job.id: RequestHead.of(job.request) for job in (full, plain)}
+    assert (heads[full.id].method, heads[full.id].seed) == ("nad", 2**63 - 1)
+    assert heads[plain.id].evaluation_data is None
 
 
 def test_jobs_of_others_are_not_seen(sessions: SessionFactory) -> None:

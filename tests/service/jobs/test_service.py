@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from sanitizer.errors import Fault
@@ -633,7 +635,8 @@ def test_running_job_is_not_sent(sessions: SessionFactory) -> None:
 
 def _reason(sessions: SessionFactory, settings: Settings, job_id: str) -> str | None:
     with transaction(sessions) as session:
-        return jobs.waiting_reason(session, session.get_one(Job, job_id), settings)
+        job = session.get_one(Job, job_id)
+        return jobs.waiting_reasons(session, [job], settings).get(job_id)
 
 
 def _add_worker(sessions: SessionFactory) -> None:
@@ -647,14 +650,39 @@ def test_job_without_a_worker_says_so(sessions: SessionFactory, settings: Settin
     )
 
 
-def test_job_behind_others_says_how_many(sessions: SessionFactory, settings: Settings) -> None:
+def test_job_behind_others_does_not_say_how_many_other_tenants_have(
+    sessions: SessionFactory, settings: Settings
+) -> None:
     _add_worker(sessions)
-    job_ids = [_new_job(sessions) for _ in range(3)]
+    job_ids = sorted(_new_job(sessions) for _ in range(3))
     assert [_reason(sessions, settings, job_id) for job_id in job_ids] == [
         "It is the next one: it runs as soon as a worker has a free slot.",
-        "1 job is ahead of it.",
-        "2 jobs are ahead of it.",
+        "Other jobs are ahead of it.",
+        "Other jobs are ahead of it.",
     ]
+
+
+def test_reasons_of_many_jobs_take_as_many_queries_as_those_of_one(
+    sessions: SessionFactory, settings: Settings
+) -> None:
+    _add_worker(sessions)
+    for _ in range(3):
+        _new_job(sessions)
+    with transaction(sessions) as session:
+        rows = session.query(Job).all()
+        selects: list[str] = []
+
+        def note(*execution: Any) -> None:
+            selects.append(execution[2])
+
+        event.listen(session.get_bind(), "before_cursor_execute", note)
+        counts = []
+        for some in (rows[:1], rows):
+            selects.clear()
+            assert len(jobs.waiting_reasons(session, some, settings)) == len(some)
+            counts.append(len(selects))
+        event.remove(session.get_bind(), "before_cursor_execute", note)
+    assert counts[0] == counts[1]
 
 
 def test_running_job_waits_for_nothing(sessions: SessionFactory, settings: Settings) -> None:

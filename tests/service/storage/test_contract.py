@@ -166,6 +166,13 @@ def test_link_is_not_stored(store: ObjectStore, tmp_path: Path) -> None:
     assert _is_missing(store)
 
 
+def test_pipe_is_not_stored(store: ObjectStore, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        store.put_file(KEY, tmp_path / "pipe")
+    assert _is_missing(store)
+
+
 def test_fetch_of_other_bytes_is_refused_and_leaves_no_file(
     store: ObjectStore, tmp_path: Path
 ) -> None:
