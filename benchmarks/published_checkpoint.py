@@ -53,7 +53,7 @@ def run(shared: Path, out: Path, method: str, seed: int, threads: int) -> Report
         (folder / "spec.json").write_text(json.dumps(spec))
         with (folder / "events.jsonl").open("w") as events:
             done = subprocess.run(
-                [sys.executable, "-m", "sanitizer", "run", str(folder / "spec.json")]
+                [sys.executable, "-P", "-m", "sanitizer", "run", str(folder / "spec.json")]
                 + ["--out", str(folder)],
                 stdout=events,
             )

@@ -13,7 +13,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -28,20 +27,9 @@ from sanitizer.errors import (
     SanitizerError,
 )
 from sanitizer.events import ErrorEvent, Event, to_line
+from sanitizer.exits import Exit
 from sanitizer.report.model import Verdict
 from sanitizer.spec import SanitizeSpec
-
-
-class Exit(IntEnum):
-    """Exit codes."""
-
-    ALLOWED = 0
-    """Or undecided: no trigger was given to measure."""
-    BLOCKED = 1
-    FAILED = 2
-    UNSUPPORTED = 3
-    """The input is at fault."""
-    USAGE = 4
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     code=error.code, fault=error.fault, message=error.message, data=error.data
                 )
             )
-            return Exit.UNSUPPORTED if error.fault is Fault.INPUT else Exit.FAILED
+            return Exit.UNSUPPORTED if error.fault is Fault.INPUT else Exit.ERROR
         except KeyboardInterrupt:
             print(  # noqa: T201  # to a person at a terminal
                 "\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr
             )
-            return 128 + signal.SIGINT
+            return Exit.INTERRUPTED
 
 
 def _run(spec_path: Path, out: Path, work: Path, emit: Callable[[Event], None]) -> int:

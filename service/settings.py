@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         default=(),
         description="What starts the sanitizer, as a JSON list; it is followed by `run SPEC.json "
         "--out DIR --work DIR --exit-with-parent`. Empty: this Python with `-m sanitizer`. For "
-        'putting each run into a sandbox, such as ["bwrap", ..., "python", "-m", "sanitizer"].',
+        'putting each run into a sandbox: ["bwrap", ..., "python", "-P", "-m", "sanitizer"].',
     )
 
     # Logs

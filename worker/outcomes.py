@@ -4,9 +4,9 @@ import errno
 import signal
 from dataclasses import dataclass
 
-from sanitizer.__main__ import Exit
 from sanitizer.errors import Fault, SanitizerError
 from sanitizer.events import ErrorEvent
+from sanitizer.exits import Exit
 from sanitizer.report.model import Report
 from service.jobs.service import StoredArtifact
 

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from sanitizer.exits import EXPLAINED, Exit
 from service.cli.commands import (
     cancel,
     data,
@@ -26,7 +27,6 @@ from service.cli.commands import (
     upload,
     watch,
 )
-from service.cli.exits import EXPLAINED, Exit
 from service.cli.failures import CommandFailed
 from service.cli.terminal import explain, say
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from service.cli.exits import Exit
+from sanitizer.exits import Exit
 
 UNSUPPORTED_INPUT = frozenset({"unknown_data_format", "empty_file", "unsupported_media_type"})
 WRONG_REQUEST = frozenset({"invalid_request", "bad_request"})

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from sanitizer import errors
 from sanitizer.errors import Fault, SanitizerError
+from sanitizer.exits import Exit
 from sanitizer.report.model import Verdict
 from service.cli.answers import TERMINAL_STATES, Figures, JobAnswer, JobEvent
-from service.cli.exits import Exit
 from service.cli.failures import NoAnswer, Refused, Unreachable
 from service.cli.progress import RunView
 from service.cli.remote import Remote

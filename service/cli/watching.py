@@ -1,6 +1,6 @@
 """A job on the terminal, from now to its end."""
 
-from service.cli.exits import Exit
+from sanitizer.exits import Exit
 from service.cli.following import exit_of, follow, show_end
 from service.cli.progress import RunView
 from service.cli.remote import Remote

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.exits import Exit
+from sanitizer.exits import Exit
 from service.cli.failures import WrongUsage
 from service.cli.terminal import say
 

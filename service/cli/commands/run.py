@@ -70,10 +70,10 @@ def run(
 
 
 def _run(spec: Path, out: Path, work: Path | None, *, as_json: bool) -> None:
+    from sanitizer.exits import Exit
     from sanitizer.report.model import Report
     from service.cli.answers import Figures
     from service.cli.child import show_run
-    from service.cli.exits import Exit
     from service.cli.following import exit_of_verdict, show_figures, show_verdict
     from service.cli.stack import interrupted_by_signals
 

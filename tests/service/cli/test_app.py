@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from sanitizer.exits import Exit
 from service.cli.app import app
-from service.cli.exits import Exit
 
 COMMANDS = [
     ["up"],

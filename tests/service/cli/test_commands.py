@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from sanitizer.exits import Exit
 from service.cli.app import app
 from service.cli.config import KEY_VARIABLE, URL_VARIABLE, Login, saved_login
-from service.cli.exits import Exit
 from service.cli.remote import Remote
 from service.db.tables import Scope
 from tests.service.cli.conftest import RunCommand

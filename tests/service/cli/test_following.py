@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
+from sanitizer.exits import Exit
 from sanitizer.report.model import Verdict
 from service.cli.answers import Figures, JobAnswer, ProbeFigures
-from service.cli.exits import Exit
 from service.cli.following import exit_of, show_end
 from service.cli.tables import figure_rows
 

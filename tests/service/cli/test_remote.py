@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from sanitizer.exits import Exit
 from service.cli.config import Login
-from service.cli.exits import Exit
 from service.cli.failures import NoAnswer, Refused, Unreachable
 from service.cli.remote import Remote
 from service.cli.sse import EventParser

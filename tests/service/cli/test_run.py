@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from sanitizer.exits import Exit
 from service.cli.app import app
 from service.cli.child import RunFailed, show_run
-from service.cli.exits import Exit
 from service.cli.failures import UnsupportedInput
 from tests.service.cli.test_up import alive
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.cli.exits import Exit
+from sanitizer.exits import Exit
 from service.cli.stack import free_port
 
 SECONDS = 60.0

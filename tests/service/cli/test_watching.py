@@ -11,9 +11,9 @@ from rich.console import Console
 
 from sanitizer.errors import Fault
 from sanitizer.events import ErrorEvent, MetricEvent, Stage, StageEvent
+from sanitizer.exits import Exit
 from service.cli.answers import JobAnswer
 from service.cli.config import Login
-from service.cli.exits import Exit
 from service.cli.failures import Refused, Unreachable
 from service.cli.following import exit_of, follow
 from service.cli.progress import RunView

@@ -1,4 +1,4 @@
-"""Exit codes of the command, as scanners of models have them."""
+"""Exit codes of `python -m sanitizer` and of `sanitizer`, as model scanners have them."""
 
 from enum import IntEnum
 
