@@ -272,12 +272,15 @@ def tail(log: Path, lines: int = 15) -> str:
 
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a terminal that closes, do what Ctrl-C does."""
+    """SIGTERM, and SIGHUP of a terminal that closes, do what Ctrl-C does.
+
+    So does SIGINT where it came in ignored: shells start background commands of scripts so.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handled((signal.SIGTERM, signal.SIGHUP), interrupt):
+    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt):
         yield
 
 
