@@ -5,15 +5,37 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from service.cli.founding import make_admin_key
 from tests.e2e.conftest import Service
 from tests.e2e.inputs import ENDLESS, quick_request
 from tests.e2e.user import User
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that succeeded, and the request and the folder it came from."""
+
+    id: str
+    request: dict[str, Any]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def finished(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Shared by the tests that only look at what a job left."""
+    folder = tmp_path_factory.mktemp("finished")
+    with service.user() as user:
+        request = quick_request(user, folder)
+        job = user.wait(user.submit(**request))
+    assert job["status"] == "succeeded", job
+    return Finished(job["id"], request, folder)
 
 
 def events_of(user: User, job_id: str, last: int = 0) -> list[dict[str, Any]]:
@@ -30,9 +52,10 @@ def events_of(user: User, job_id: str, last: int = 0) -> list[dict[str, Any]]:
     return events
 
 
-def test_a_job_runs_to_a_sanitized_model_with_its_evidence(user: User, tmp_path: Path) -> None:
-    request = quick_request(user, tmp_path)
-    job_id = user.submit(**request)
+def test_a_job_runs_to_a_sanitized_model_with_its_evidence(
+    user: User, finished: Finished, tmp_path: Path
+) -> None:
+    job_id = finished.id
     events = events_of(user, job_id)
     job = user.job(job_id)
 
@@ -64,16 +87,15 @@ def test_a_job_runs_to_a_sanitized_model_with_its_evidence(user: User, tmp_path:
 
     file = user.http.get(f"/v1/models/{job['result_model_id']}/file")
     (tmp_path / "result.pth").write_bytes(file.content)
-    before = torch.load(tmp_path / "suspect.pth", weights_only=True)["state_dict"]
+    before = torch.load(finished.folder / "suspect.pth", weights_only=True)["state_dict"]
     after = torch.load(tmp_path / "result.pth", weights_only=True)["state_dict"]
     assert list(after) == list(before)
     assert any(not torch.equal(after[key], before[key]) for key in before)
 
 
-def test_a_sanitized_model_can_be_sanitized_again(user: User, tmp_path: Path) -> None:
-    request = quick_request(user, tmp_path)
-    first = user.wait(user.submit(**request))
-    again = user.wait(user.submit(**request | {"model_id": first["result_model_id"]}))
+def test_a_sanitized_model_can_be_sanitized_again(user: User, finished: Finished) -> None:
+    result = user.job(finished.id)["result_model_id"]
+    again = user.wait(user.submit(**finished.request | {"model_id": result}))
     assert again["status"] == "succeeded", again
 
 
@@ -87,6 +109,13 @@ def test_data_is_used_where_it_lies(service: Service, user: User, tmp_path: Path
     assert answer.status_code == 201, answer.text
     job = user.wait(user.submit(**request | {"clean_data": {"dataset_id": answer.json()["id"]}}))
     assert job["status"] == "succeeded", job
+
+
+def test_the_stream_follows_a_job_while_it_runs(user: User, finished: Finished) -> None:
+    job_id = user.submit(**finished.request)
+    events = events_of(user, job_id)
+    assert events[-1]["data"]["status"] == "succeeded"
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
 
 
 def test_a_running_job_is_cancelled_once(user: User, tmp_path: Path) -> None:
@@ -151,15 +180,9 @@ def children_of_job(job_id: str) -> list[int]:
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/{}", "/v1/jobs/{}/events", "/v1/jobs/{}/report"])
-def test_somebody_elses_job_is_not_found(
-    service: Service, user: User, tmp_path: Path, path: str
-) -> None:
-    from service.cli.founding import make_admin_key
-
-    job_id = user.submit(**quick_request(user, tmp_path))
+def test_somebody_elses_job_is_not_found(service: Service, finished: Finished, path: str) -> None:
     stranger = User(
         service.stack.url, make_admin_key(service.stack.settings, "strangers", "theirs")
     )
     with stranger:
-        assert stranger.http.get(path.format(job_id)).status_code == 404
-    user.wait(job_id)
+        assert stranger.http.get(path.format(finished.id)).status_code == 404
