@@ -5,13 +5,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.concurrency import run_in_threadpool
 
 from service import logs, openapi, problem_pages, problems
 from service.catalog import endpoints as catalog
 from service.datasets import endpoints as datasets
 from service.db.session import for_writing
 from service.health import endpoints as health
-from service.health.metrics import JobMetrics, RequestMetrics
+from service.health import metrics
 from service.jobs import endpoints as jobs
 from service.keys import endpoints as keys
 from service.middleware import BodyLimit, RequestContext
@@ -20,6 +21,7 @@ from service.queue import make_producer
 from service.services import Services
 from service.settings import Settings
 from service.storage import make_store
+from service.tracing import NoTracing, make_tracing
 
 UPLOAD_ROUTES = (("POST", "/v1/models"), ("POST", "/v1/datasets"))
 """They stream their body and have limits of their own."""
@@ -29,21 +31,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; without settings, on those of the environment."""
     settings = settings or Settings()
     logs.configure(settings)
-    registry = CollectorRegistry()
+    tracing = make_tracing(settings, "sanitizer-api")
     services = Services(
         settings=settings,
         sessions=settings.sessions,
         write_sessions=for_writing(settings.sessions),
-        store=make_store(settings.storage_url),
+        store=make_store(settings),
         queue=make_producer(settings),
-        registry=registry,
+        registry=CollectorRegistry(),
+        tracing=tracing,
     )
-    registry.register(JobMetrics(services.sessions))
+    request_metrics = metrics.install(services)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         services.sessions.kw["bind"].dispose()
+        await run_in_threadpool(tracing.close)
 
     # Paths are exact: a redirect would lose the body of an upload.
     app = FastAPI(title=openapi.TITLE, lifespan=lifespan, redirect_slashes=False)
@@ -54,5 +58,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     openapi.install(app)
     # The one added last is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_request_bytes, exempt=UPLOAD_ROUTES)
-    app.add_middleware(RequestContext, metrics=RequestMetrics(registry))
+    if not isinstance(tracing, NoTracing):
+        from service.request_spans import RequestSpans  # here: OpenTelemetry is an extra
+
+        app.add_middleware(RequestSpans, spans=tracing)
+    app.add_middleware(RequestContext, metrics=request_metrics)
     return app

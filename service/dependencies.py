@@ -8,6 +8,7 @@ from fastapi import Depends, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from service import outbox
 from service.db.session import transaction
@@ -39,27 +40,35 @@ _bearer = HTTPBearer(
 )
 
 
-def get_caller(
+async def get_caller(
     request: Request,
     services: ServicesDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
-    """Who sends the request.
+    """Who sends the request; from here on its tenant is in every line of the log."""
+    if credentials is None:
+        raise Unauthenticated("No key came. Send it as `Authorization: Bearer bds_...`.")
+    caller = await run_in_threadpool(_authenticate, services, credentials.credentials)
+    # Here and not in the thread: what a thread binds ends with it.
+    structlog.contextvars.bind_contextvars(tenant_id=caller.tenant_id)
+    request.state.tenant_id = caller.tenant_id  # for its span
+    return caller
+
+
+def _authenticate(services: Services, secret: str) -> Caller:
+    """Finds whose key it is.
 
     A short transaction of its own: uploads and streams must not hold one while they run, and that a
     key was used is true even if the request fails.
     """
-    if credentials is None:
-        raise Unauthenticated("No key came. Send it as `Authorization: Bearer bds_...`.")
     with transaction(services.sessions) as session:
-        row = keys.authenticate(session, credentials.credentials)
+        row = keys.authenticate(session, secret)
     if keys.use_is_due(row):
         try:
             with transaction(services.write_sessions) as session:
                 keys.note_use(session, row.id)
         except OperationalError:
             log.warning("the use of a key could not be noted", key_id=row.id)
-    request.state.tenant_id = row.tenant_id  # for the log
     return Caller(row.tenant_id, row.id, keys.with_included(row.scopes))
 
 

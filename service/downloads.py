@@ -21,9 +21,10 @@ async def file_response(
     filename: str,
     media_type: str = "application/octet-stream",
 ) -> Response:
-    """A file as an answer: 200, 206 for one range, or 304.
+    """A file as an answer: 200, 206 for one range, 304; or 307 to where the store itself gives it.
 
-    Several ranges at once are answered with the whole file, as RFC 9110 allows.
+    Several ranges at once are answered with the whole file, as RFC 9110 allows. A request with
+    `If-Range` is never redirected: the store knows the file by another `ETag`.
 
     Raises:
         FileGone: The store does not have it.
@@ -34,10 +35,11 @@ async def file_response(
     except ObjectMissing as error:
         raise FileGone(f"The file {filename} is no longer in the store.") from error
     etag = f'"{sha256}"'
+    disposition = content_disposition(filename)
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
-        "Content-Disposition": content_disposition(filename),
+        "Content-Disposition": disposition,
         "Cache-Control": "private, no-cache",
         "X-Content-Type-Options": "nosniff",
     }
@@ -47,6 +49,13 @@ async def file_response(
     wanted = None
     if condition is None or condition == etag:
         wanted = parse_range(request.headers.get("range", ""), size)
+    if condition is None:
+        address = await store.presigned(key, disposition=disposition, media_type=media_type)
+        if address is not None:
+            # Whoever has the address has the file: nobody is to keep it.
+            return Response(
+                status_code=307, headers={"Location": address, "Cache-Control": "no-store"}
+            )
     start, end = wanted or (0, size)
     headers["Content-Length"] = str(end - start)
     if wanted is not None:

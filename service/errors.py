@@ -456,6 +456,23 @@ class JobNotRetryable(Conflict):
         )
 
 
+class RequestOutdated(Conflict):
+    """The stored request of a job is none that this version takes."""
+
+    code = "request_outdated"
+    title = "The request is of another version"
+    explanation = (
+        "The job was submitted to another version of the service, whose request this one does not "
+        "take. Read the job's `request`, put right what `detail` names, and submit it as a new job."
+    )
+
+    def __init__(self, job_id: str, faults: Sequence[str]) -> None:
+        super().__init__(
+            f"The request of {job_id} is not valid for this version of the service: "
+            f"{'; '.join(faults)}. Submit it as a new job."
+        )
+
+
 class IdempotencyKeyReused(ServiceError):
     """The key came with another payload before."""
 

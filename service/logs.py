@@ -2,14 +2,18 @@
 
 import logging
 import sys
+import time
 
 import structlog
 from structlog.typing import Processor
 
 from service.settings import Settings
 
-_QUIET = ("kombu", "amqp", "redis", "asyncio", "httpx", "httpcore", "alembic")
+_QUIET = ("kombu", "amqp", "redis", "asyncio", "httpx", "httpcore", "alembic", "urllib3")
 """Libraries that say at INFO what is of interest to their authors."""
+_SELDOM = "opentelemetry"
+"""Without its collector it says so with every delivery, or every span."""
+SELDOM_SECONDS = 60.0
 
 
 def configure(settings: Settings) -> None:
@@ -44,6 +48,7 @@ def configure(settings: Settings) -> None:
     else:
         render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     handler = logging.StreamHandler()
+    handler.addFilter(Seldom(_SELDOM, SELDOM_SECONDS))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -55,7 +60,32 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # uvicorn gives its loggers handlers of their own; without them their lines come here too.
+    # uvicorn gives its loggers handlers of their own; without them their lines come here too, but
+    # for those of requests: RequestContext writes one of each, with more in it.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
+        logging.getLogger(name).propagate = name != "uvicorn.access"
+
+
+class Seldom(logging.Filter):
+    """Lets a logger of a library through once in so many seconds at each level; all others always.
+
+    Args:
+        library: Its loggers are of this name or below it.
+    """
+
+    def __init__(self, library: str, seconds: float) -> None:
+        super().__init__(library)
+        self._seconds = seconds
+        self._silent_until: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        if not super().filter(record):
+            return True
+        now = time.monotonic()
+        key = (record.name, record.levelno)
+        if now < self._silent_until.get(key, 0.0):
+            return False
+        self._silent_until[key] = now + self._seconds
+        return True

@@ -25,7 +25,7 @@ class RequestContext:
     """Gives each request an id, counts and logs it, and answers for errors that nobody foresaw.
 
     The id is the client's `X-Request-ID` if that is harmless, else a new one. It is in the answer,
-    in problem documents and in every log line of the request.
+    in problem documents and in every log line of the request; so is the tenant, once it is known.
     """
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
@@ -80,7 +80,6 @@ class RequestContext:
                 method=scope["method"],
                 path=scope["path"],
                 status=status,
-                tenant=scope["state"].get("tenant_id"),
                 seconds=round(seconds, 4),
             )
 

@@ -66,6 +66,17 @@ FILE_RESPONSES: dict[int, dict[str, Any]] = {
     },
     206: {"description": "The part that `Range` asked for.", "content": _FILE_CONTENT},
     304: {"description": "The file is the one that `If-None-Match` names."},
+    307: {
+        "description": "The store itself gives the file, at an address that is good for a short "
+        "time and needs no key: do not send it one. Only where the operator has set "
+        "`presigned_seconds`; a request with `If-Range` is never redirected.",
+        "headers": {
+            "Location": {
+                "description": "A signed address of the file.",
+                "schema": {"type": "string", "format": "uri"},
+            }
+        },
+    },
 }
 
 

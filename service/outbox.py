@@ -19,14 +19,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class _Outbox:
-    jobs_to_send: list[str] = field(default_factory=list)
+    jobs_to_send: list[tuple[str, str | None]] = field(default_factory=list)
     jobs_to_wake: list[str] = field(default_factory=list)
     files_to_remove: list[str] = field(default_factory=list)
 
 
-def send_job(session: Session, job_id: str) -> None:
-    """The job's message goes to the broker after the commit."""
-    _of(session).jobs_to_send.append(job_id)
+def send_job(session: Session, job_id: str, device: str | None) -> None:
+    """The job's message goes after the commit to the workers that have the device."""
+    _of(session).jobs_to_send.append((job_id, device))
 
 
 def wake(session: Session, job_id: str) -> None:
@@ -45,9 +45,11 @@ def deliver(services: Services, session: Session) -> None:
     Nothing here fails the request: the work is stored, and reconcile sends what was not sent.
     """
     outbox = _of(session)
-    for job_id in outbox.jobs_to_send:
+    for job_id, device in outbox.jobs_to_send:
+        log.info("job submitted", job_id=job_id)
         try:
-            queue.send_job(services.queue, job_id)
+            with services.tracing.sending(queue.queue_of(device), job_id):
+                queue.send_job(services.queue, job_id, device)
             with transaction(services.write_sessions) as later:
                 jobs.mark_sent(later, job_id)
         except queue.BrokerUnavailable as error:

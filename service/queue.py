@@ -5,6 +5,9 @@ what counts, and reconcile sends again what was lost.
 """
 
 import asyncio
+import socket
+import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -18,11 +21,15 @@ from kombu.exceptions import OperationalError
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from sanitizer.spec import Device
 from service.settings import Settings
 
 RUN_JOB = "sanitizer.run_job"
 """Name of the one task there is; its argument is the id of a job."""
 QUEUE = "sanitizer.jobs"
+"""Where jobs wait that take whatever device the worker has; others wait in `QUEUE.DEVICE`."""
+DEVICES: tuple[Device | None, ...] = (None, Device.CPU, Device.CUDA)
+"""The kinds of device that jobs ask for, each with a queue of its own."""
 CONNECT_SECONDS = 0.5
 ANSWER_SECONDS = 1.0
 MARGIN_SECONDS = 3600.0
@@ -41,13 +48,17 @@ def make_producer(settings: Settings) -> Celery:
 
 def make_celery(settings: Settings, name: str, **transport_options: Any) -> Celery:
     """A Celery app over the broker of the settings: JSON alone, no results, one queue."""
-    celery = Celery(name, broker=settings.broker_url.get_secret_value(), set_as_current=False)
+    url = settings.broker_url.get_secret_value()
+    celery = Celery(name, broker=url, set_as_current=False)
+    if url.startswith("rediss:") and "ssl_cert_reqs" not in url:
+        # kombu would take any certificate.
+        celery.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     celery.conf.update(
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,
         task_publish_retry=False,
-        task_queues=[Queue(QUEUE)],
+        task_queues=[Queue(queue_of(device)) for device in DEVICES],
         task_default_queue=QUEUE,
         task_create_missing_queues=False,
         broker_transport_options={
@@ -55,6 +66,16 @@ def make_celery(settings: Settings, name: str, **transport_options: Any) -> Cele
             # makes that harmless; longer than any job, so that it does not happen for nothing.
             "visibility_timeout": settings.job_timeout_seconds + MARGIN_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
+            # A worker that waits for messages notices so that its network was cut.
+            "socket_keepalive": True,
+            "socket_keepalive_options": {
+                socket.TCP_KEEPIDLE: 10,
+                socket.TCP_KEEPINTVL: 5,
+                socket.TCP_KEEPCNT: 3,
+                socket.TCP_USER_TIMEOUT: 20_000,
+            }
+            if sys.platform == "linux"
+            else None,
             **transport_options,
         },
         broker_connection_timeout=CONNECT_SECONDS,
@@ -62,24 +83,37 @@ def make_celery(settings: Settings, name: str, **transport_options: Any) -> Cele
     return celery
 
 
-def send_job(celery: Celery, job_id: str) -> None:
-    """Tells the workers to look at a job.
+def queue_of(device: str | None) -> str:
+    """Name of the queue of jobs that ask for a kind of device; none: for any."""
+    return f"{QUEUE}.{device}" if device else QUEUE
+
+
+def queues_taken(*, has_cuda: bool) -> list[str]:
+    """The queues that a worker takes jobs from."""
+    return [queue_of(device) for device in DEVICES if has_cuda or device is not Device.CUDA]
+
+
+def send_job(celery: Celery, job_id: str, device: str | None = None) -> None:
+    """Tells the workers that have the device to look at a job.
 
     Raises:
         BrokerUnavailable: It does not answer, within about a second.
     """
     with _unavailable():
-        celery.send_task(RUN_JOB, args=(job_id,), retry=False, ignore_result=True)
+        celery.send_task(
+            RUN_JOB, args=(job_id,), queue=queue_of(device), retry=False, ignore_result=True
+        )
 
 
 def count_messages(celery: Celery) -> int:
-    """How many messages no worker has taken yet.
+    """How many messages no worker has taken yet, in all queues.
 
     Raises:
         BrokerUnavailable: It does not answer.
     """
     with _unavailable(), celery.connection_for_write() as connection:
-        return int(connection.default_channel.client.llen(QUEUE))
+        client = connection.default_channel.client
+        return sum(int(client.llen(queue_of(device))) for device in DEVICES)
 
 
 def publish_wakeup(celery: Celery, job_id: str) -> None:

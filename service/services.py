@@ -1,6 +1,6 @@
 """What the routes work with: one of each per app."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from celery import Celery
 from prometheus_client import CollectorRegistry
@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from service.db.session import SessionFactory
 from service.settings import Settings
 from service.storage import ObjectStore
+from service.tracing import NoTracing, Tracing
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,4 @@ class Services:
     store: ObjectStore
     queue: Celery
     registry: CollectorRegistry
+    tracing: Tracing = field(default_factory=NoTracing)

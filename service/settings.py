@@ -29,7 +29,31 @@ class Settings(BaseSettings):
     )
     storage_url: str = Field(
         default="file:var/store",
-        description="Where files lie: file:FOLDER (or s3://bucket/prefix later).",
+        description="Where files lie: file:FOLDER, or s3://BUCKET/PREFIX.",
+    )
+    s3_endpoint: str | None = Field(
+        default=None,
+        description="Address of an S3-speaking server, as https://HOST:PORT. Unset: Amazon's, by "
+        "region.",
+    )
+    s3_public_endpoint: str | None = Field(
+        default=None,
+        description="The address of the same server that clients of the API reach, for presigned "
+        "downloads. Unset: `s3_endpoint`.",
+    )
+    s3_region: str = Field(default="us-east-1", description="Region of the bucket.")
+    s3_access_key_id: str | None = Field(
+        default=None, description="Unset: from the machine's role, as Amazon's own tools do."
+    )
+    s3_secret_access_key: SecretStr | None = Field(
+        default=None, description="Belongs to `s3_access_key_id`."
+    )
+    presigned_seconds: float = Field(
+        default=0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="Downloads from S3 are redirected to an address that is good for so long; 0: "
+        "they go through the API.",
     )
     reference_roots: tuple[Path, ...] = Field(
         default=(),
@@ -72,6 +96,11 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(
         default=5, gt=0, description="Between asking the child to stop and killing it."
     )
+    orphan_hours: float = Field(
+        default=24,
+        gt=0,
+        description="Files in the store that no row names are removed at this age.",
+    )
     job_timeout_seconds: float = Field(
         default=24 * 3600, gt=0, description="A run that takes longer is ended; the job fails."
     )
@@ -105,6 +134,43 @@ class Settings(BaseSettings):
         description="What starts the sanitizer, as a JSON list; it is followed by `run SPEC.json "
         "--out DIR --work DIR --exit-with-parent`. Empty: this Python with `-m sanitizer`. For "
         'putting each run into a sandbox: ["bwrap", ..., "python", "-P", "-m", "sanitizer"].',
+    )
+    child_isolation: str = Field(
+        default="auto",
+        pattern="^(auto|required|off)$",
+        description="Whether each run is shut into its own files and out of TCP, by the kernel's "
+        "Landlock. auto: as far as this kernel can, and not with a `child_command`; required: a "
+        "worker that cannot do all of it does not start; off.",
+    )
+
+    checkpoint_seconds: float = Field(
+        default=30, ge=0, description="At most this much work of a run is lost to a kill."
+    )
+    checkpoint_store_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="A run's checkpoint goes to the store at most this often, so that another host "
+        "can go on from it; 0: never.",
+    )
+
+    alive_file: Path | None = Field(
+        default=None,
+        description="A file that a worker, or the reconciler, touches while its main loop turns; "
+        "`python -m worker.alive FILE` looks at its age. Unset: none.",
+    )
+
+    # Figures and traces
+    worker_metrics_host: str = Field(
+        default="127.0.0.1", description="Where a worker answers Prometheus."
+    )
+    worker_metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Its port; 0: it does not answer."
+    )
+    tracing_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="Where traces go by OTLP over HTTP, as http://HOST:4318. Unset: nowhere. Needs "
+        "the extra `tracing`.",
     )
 
     # Logs

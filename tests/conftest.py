@@ -25,6 +25,7 @@ from service.db.base import Base
 from service.db.migrate import upgrade
 from service.db.session import SessionFactory, for_writing
 from service.settings import Settings
+from tests.s3 import S3Server, serve_s3
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +138,16 @@ def valkey_url(valkey_server: ValkeyServer) -> str:
     with redis.Redis(port=valkey_server.port) as client:
         client.flushall()
     return f"redis://127.0.0.1:{valkey_server.port}/0"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real server that speaks S3; each test takes a folder of its own there."""
+    with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        watchdog = _end_with_this_process(server.pid, signal.SIGTERM)
+        yield server
+        watchdog.kill()
+        watchdog.communicate()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The child process of a job: started under limits, read line by line, ended for certain."""
 
+import contextvars
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, Full, Queue
 
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from sanitizer import events
 from sanitizer.events import Event
+from worker.isolation import Allowed
 
 MAX_LINE_BYTES = 1 << 20
 MAX_WAITING_EVENTS = 10_000
@@ -33,15 +35,17 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may use, in bytes.
+    """What a child may use; memory and files in bytes.
 
     Attributes:
         data: Private memory (RLIMIT_DATA). None: no limit, since CUDA reserves what it never uses.
         file: Size of one file.
+        allowed: The files that it may touch. None: all that this process may, and the network.
     """
 
     data: int | None
     file: int
+    allowed: Allowed | None = None
 
 
 class Child:
@@ -68,7 +72,7 @@ class Child:
     ) -> None:
         wrapped = [
             *(sys.executable, "-I", "-S", str(LIMITS_PROGRAM)),
-            json.dumps({"data": limits.data, "file": limits.file}),
+            json.dumps(asdict(limits)),
             *command,
         ]
         self._process = subprocess.Popen(
@@ -87,8 +91,14 @@ class Child:
         self._garbage_lines = 0
         self._abandoned = threading.Event()
         self._readers = [
-            threading.Thread(target=target, name=f"child {self.pid}", daemon=True)
-            for target in (self._read_events, self._read_errors)
+            threading.Thread(
+                # Threads begin without the job's fields for the log.
+                target=contextvars.copy_context().run,
+                args=(read,),
+                name=f"child {self.pid}",
+                daemon=True,
+            )
+            for read in (self._read_events, self._read_errors)
         ]
         for reader in self._readers:
             reader.start()

@@ -32,14 +32,21 @@ def find_cuda_devices(
             name for name in (part.strip() for part in named.split(",")) if name not in ("", "-1")
         ]
     names = [path.name.removeprefix("nvidia") for path in folder.glob("nvidia[0-9]*")]
-    return sorted((name for name in names if name.isdecimal()), key=int)
+    # By position, not by name: CUDA counts those that are there, and a container that was given
+    # the machine's fourth device alone calls it 0.
+    return [str(position) for position, _ in enumerate(filter(str.isdecimal, names))]
+
+
+def uses_cuda(device: Device, cuda_devices: Sequence[str]) -> bool:
+    """Whether a worker that is set up for this device, on a machine with those, uses CUDA."""
+    return device == Device.CUDA or (device == Device.AUTO and bool(cuda_devices))
 
 
 class Slots:
     """The slots of a worker: one for each run at a time, the devices dealt out among them."""
 
     def __init__(self, count: int, device: Device, cuda_devices: Sequence[str]) -> None:
-        self.uses_cuda = device == Device.CUDA or (device == Device.AUTO and bool(cuda_devices))
+        self.uses_cuda = uses_cuda(device, cuda_devices)
         usable = list(cuda_devices) if self.uses_cuda else []
         self._free: SimpleQueue[Slot] = SimpleQueue()
         for number in range(count):

@@ -58,6 +58,18 @@ class JobFolder:
         """What the child is asked to do."""
         return self.path / "spec.json"
 
+    @property
+    def last_attempt(self) -> int | None:
+        """The number of the attempt that worked here last; none: nobody did."""
+        try:
+            return int((self.path / "attempt").read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @last_attempt.setter
+    def last_attempt(self, number: int) -> None:
+        (self.path / "attempt").write_text(f"{number}\n", encoding="ascii")
+
     def clear_out(self) -> None:
         """Removes what an attempt that was cut short has left."""
         shutil.rmtree(self.path / "out", ignore_errors=True)

@@ -35,6 +35,7 @@ class Inputs:
         *,
         device: Device,
         threads: int,
+        checkpoint_seconds: float,
         check: Callable[[], None],
     ) -> SanitizeSpec:
         """Fetches files, checks their hashes, writes `spec.json` and gives what is in it.
@@ -65,6 +66,7 @@ class Inputs:
                 dataset_paths=paths,
                 device=device,
                 threads=threads,
+                checkpoint_seconds=checkpoint_seconds,
             )
         except ValidationError as error:
             raise RunFailed(

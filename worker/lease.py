@@ -65,7 +65,7 @@ class LeaseKeeper:
             with transaction(self._sessions) as session:
                 self.note((jobs.renew if due else jobs.look)(session, self._claim))
         except DATABASE_AWAY as error:
-            log.warning("the lease cannot be renewed", job_id=self._claim.job_id, reason=str(error))
+            log.warning("the lease cannot be renewed", reason=str(error))
             return
         if due:
             self._renewed_at = time.monotonic()

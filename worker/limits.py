@@ -11,7 +11,11 @@ import sys
 
 
 def main() -> None:
-    """`LIMITS`: a JSON object with bytes for `data` (null: unlimited) and `file`."""
+    """`LIMITS`: a JSON object.
+
+    It has bytes for `data` (null: unlimited) and `file`, and in `allowed` the paths that
+    `worker.landlock.restrict` takes (null: all stays allowed).
+    """
     limits = json.loads(sys.argv[1])
     command = sys.argv[2:]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -24,11 +28,24 @@ def main() -> None:
             file.write("1000")
     except OSError:
         pass
+    if limits["allowed"] is not None:
+        # Isolated Python finds its own library and nothing else.
+        sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        from worker import landlock
+
+        try:
+            landlock.restrict(limits["allowed"])
+        except OSError as error:
+            _refuse(126, f"The run cannot be shut into its folder: {error}")
     try:
         os.execvp(command[0], command)
     except OSError as error:
-        print(f"{command[0]} cannot be started: {error.strerror}", file=sys.stderr)  # noqa: T201
-        sys.exit(127)
+        _refuse(127, f"{command[0]} cannot be started: {error.strerror}")
+
+
+def _refuse(code: int, message: str) -> None:
+    print(message, file=sys.stderr)  # noqa: T201  # the worker reads it
+    sys.exit(code)
 
 
 if __name__ == "__main__":

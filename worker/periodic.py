@@ -1,5 +1,6 @@
 """Work that a thread does again and again until it is told to stop."""
 
+import contextvars
 import threading
 from collections.abc import Callable
 
@@ -9,17 +10,29 @@ log = structlog.get_logger(__name__)
 
 
 class Periodic:
-    """Calls a function every so many seconds; what it raises is logged, and it is called again."""
+    """Calls a function every so many seconds; what it raises is logged, and it is called again.
 
-    def __init__(self, name: str, work: Callable[[], object], seconds: float) -> None:
+    Its log lines have the fields of whoever made it: job, attempt and so on.
+
+    Args:
+        first_after: Seconds before the first call.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[[], object], seconds: float, *, first_after: float = 0
+    ) -> None:
         self._name = name
         self._work = work
         self._seconds = seconds
+        self._first_after = first_after
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        context = contextvars.copy_context()  # threads begin with an empty one
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name=name, daemon=True
+        )
 
     def start(self) -> None:
-        """Begins, with a call at once."""
+        """Begins."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -29,10 +42,10 @@ class Periodic:
             self._thread.join()
 
     def _run(self) -> None:
-        while True:
+        wait = self._first_after
+        while not self._stop.wait(wait):
+            wait = self._seconds
             try:
                 self._work()
             except Exception:
                 log.exception("failed, tried again later", work=self._name)
-            if self._stop.wait(self._seconds):
-                return

@@ -13,9 +13,14 @@ from service.db.session import for_writing, transaction
 from service.jobs import service as jobs
 from service.settings import Settings
 from service.storage import make_store
+from service.tracing import NoTracing, make_tracing
+from worker import bytecode, isolation, landlock
+from worker.collect import make_collecting
 from worker.devices import Slots, find_cuda_devices
 from worker.folders import remove_stale
 from worker.heartbeat import Heartbeat, make_worker_id
+from worker.metrics import MetricsServer, RunMetrics, make_registry
+from worker.observer import Observers, RunObserver
 from worker.periodic import Periodic
 from worker.reconcile import Reconciler
 from worker.supervisor import Supervisor
@@ -36,41 +41,64 @@ class WorkerProcess:
         self._sessions = for_writing(settings.sessions)
         self._stopping = threading.Event()
         slots = Slots(settings.slots, Device(settings.device), find_cuda_devices())
+        store = make_store(settings)
+        device = "cuda" if slots.uses_cuda else "cpu"
+        registry = make_registry()
+        run_metrics = RunMetrics(registry, device=device, slots=settings.slots)
+        self._metrics_server = MetricsServer(
+            registry, settings.worker_metrics_host, settings.worker_metrics_port
+        )
+        self._tracing = make_tracing(settings, "sanitizer-worker", instance_id=self.id)
+        observers: list[RunObserver] = [run_metrics]
+        if not isinstance(self._tracing, NoTracing):
+            from worker.tracing import RunTracer  # here: OpenTelemetry is an extra
+
+            observers.append(RunTracer(self._tracing))
         self._supervisor = Supervisor(
             settings,
             self._sessions,
-            make_store(settings.storage_url),
+            store,
             slots,
             stopping=self._stopping,
             wake=lambda job_id: queue.publish_wakeup(producer, job_id),
+            observers=Observers(observers),
         )
         self._heartbeat = Heartbeat(
             self._sessions,
             self.id,
-            device="cuda" if slots.uses_cuda else "cpu",
+            device=device,
             slots=settings.slots,
         )
         self._reconciler = Reconciler(settings, self._sessions, producer)
         self._threads = [
             Periodic("heartbeat", self._heartbeat.beat, settings.heartbeat_seconds),
             Periodic("reconcile", self._reconcile, settings.reconcile_seconds),
+            make_collecting(settings, self._sessions, store),
         ]
 
     def start(self) -> None:
         """Begins to report and to reconcile."""
         self._settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         log.info("worker starts", worker_id=self.id, slots=self._settings.slots)
+        version = landlock.find_version()
+        isolation.report(self._settings, version)
+        if isolation.is_on(self._settings, version):
+            bytecode.compile_ahead()
+        self._metrics_server.start()
         for thread in self._threads:
             thread.start()
 
     def run(self, job_id: str) -> None:
         """Runs a job if it waits; a message that came twice or too late changes nothing."""
+        # Not taken off again: what Celery says of an exception of ours comes after it.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(job_id=job_id, worker_id=self.id)
         if self._stopping.is_set():
             return  # reconcile sends the message again, to a worker that stays
         with transaction(self._sessions) as session:
             claim = jobs.claim(session, job_id, self.id, self._settings.lease_seconds)
         if claim is None:
-            log.info("job is not waiting, nothing to do", job_id=job_id)
+            log.info("job is not waiting, nothing to do")
             return
         self._supervisor.run(claim)
 
@@ -85,6 +113,8 @@ class WorkerProcess:
             thread.stop()
         with suppress(SQLAlchemyError):
             self._heartbeat.sign_off()
+        self._metrics_server.stop()
+        self._tracing.close()
         self._sessions.kw["bind"].dispose()
         log.info("worker has stopped", worker_id=self.id)
 

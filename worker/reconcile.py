@@ -17,6 +17,8 @@ from service.db.session import SessionFactory, for_writing, transaction
 from service.jobs import service as jobs
 from service.jobs.repository import JobRepository
 from service.settings import Settings
+from service.storage import make_store
+from worker.collect import make_collecting
 from worker.periodic import Periodic
 
 log = structlog.get_logger(__name__)
@@ -64,12 +66,12 @@ class Reconciler:
             lost = jobs.jobs_to_resend(
                 session, self._settings.resend_seconds, only_unsent=nothing_lost
             )
-        for position, job_id in enumerate(lost):
+        for position, (job_id, device) in enumerate(lost):
             try:
-                queue.send_job(self._celery, job_id)
+                queue.send_job(self._celery, job_id, device)
             except queue.BrokerUnavailable:
                 with transaction(self._sessions) as session:
-                    for unsent in lost[position:]:
+                    for unsent, _ in lost[position:]:
                         jobs.mark_unsent(session, unsent)
                 raise
             log.info("job sent again", job_id=job_id)
@@ -82,11 +84,23 @@ class Reconciler:
 
 def serve(settings: Settings, wait: Callable[[], object]) -> None:
     """Reconciles until `wait` returns."""
-    reconciler = Reconciler(settings, for_writing(settings.sessions), queue.make_producer(settings))
-    rounds = Periodic("reconcile", reconciler.run, settings.reconcile_seconds)
-    rounds.start()
+    sessions = for_writing(settings.sessions)
+    reconciler = Reconciler(settings, sessions, queue.make_producer(settings))
+
+    def run() -> None:
+        reconciler.run()
+        if settings.alive_file is not None:
+            settings.alive_file.touch()
+
+    threads = [
+        Periodic("reconcile", run, settings.reconcile_seconds),
+        make_collecting(settings, sessions, make_store(settings)),
+    ]
+    for thread in threads:
+        thread.start()
     wait()
-    rounds.stop()
+    for thread in threads:
+        thread.stop()
     settings.sessions.kw["bind"].dispose()
 
 

@@ -10,6 +10,7 @@ from service.db.repository import DATABASE_AWAY
 from service.db.session import SessionFactory, transaction
 from service.jobs import service as jobs
 from service.jobs.service import Claim, LeaseLost, LeaseState
+from worker.observer import Observers
 
 MIN_PROGRESS = 0.005
 """Less progress than this is not worth a row,"""
@@ -36,12 +37,14 @@ class Story:
         *,
         on_state: Callable[[LeaseState], None],
         wake: Callable[[str], None],
+        observers: Observers = Observers(),  # noqa: B008  # it has no state
     ) -> None:
         self.last: ResultEvent | ErrorEvent | None = None
         self._sessions = sessions
         self._claim = claim
         self._on_state = on_state
         self._wake = wake
+        self._observers = observers
         self._pending: list[Event] = []
         self._told_fraction = -1.0
         self._told_at = 0.0
@@ -61,6 +64,7 @@ class Story:
         for event in events:
             if self.last is not None:
                 continue  # nothing counts after the last one
+            self._observers.event(self._claim, event)
             if isinstance(event, ResultEvent | ErrorEvent):
                 self.last = event
             elif (

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 from sqlalchemy.orm import Session
@@ -18,12 +18,13 @@ from service.jobs import service as jobs
 from service.jobs.service import Claim, LeaseLost
 from service.settings import Settings
 from service.storage import ObjectStore
-from worker import results
+from worker import checkpoints, isolation, landlock, results
 from worker.child import Child, Limits
 from worker.devices import Slot, Slots
 from worker.folders import JobFolder, job_folder, remove_folder
 from worker.inputs import Inputs
 from worker.lease import LeaseKeeper
+from worker.observer import Observers, Phase
 from worker.outcomes import (
     Cancelled,
     Failed,
@@ -58,6 +59,7 @@ class Supervisor:
     Attributes:
         stopping: Set when this worker shall end: jobs are given back.
         wake: Tells whoever streams a job's events that there are new ones.
+        observers: Look on; see `worker.observer`.
     """
 
     settings: Settings
@@ -66,22 +68,31 @@ class Supervisor:
     slots: Slots
     stopping: threading.Event
     wake: Callable[[str], None]
+    observers: Observers = field(default_factory=Observers)
 
     def run(self, claim: Claim) -> Outcome:
         """Takes a claimed job to the end of this attempt, and writes how it ended."""
         with structlog.contextvars.bound_contextvars(
-            job_id=claim.job_id, attempt=claim.attempt, tenant_id=claim.tenant_id
+            job_id=claim.job_id,
+            attempt=claim.attempt,
+            tenant_id=claim.tenant_id,
+            worker_id=claim.worker_id,
         ):
+            self.observers.begins(claim)
             log.info("job begins")
             began = time.monotonic()
             self.wake(claim.job_id)
-            outcome = _Attempt(self, claim).run()
-            log.info(
-                "job leaves this worker",
-                outcome=type(outcome).__name__.lower(),
-                code=outcome.error.code if isinstance(outcome, Failed) else None,
-                seconds=round(time.monotonic() - began, 1),
-            )
+            outcome: Outcome = Lost()  # what stands if the next line raises
+            try:
+                outcome = _Attempt(self, claim).run()
+            finally:
+                log.info(
+                    "job leaves this worker",
+                    outcome=type(outcome).__name__.lower(),
+                    code=outcome.error.code if isinstance(outcome, Failed) else None,
+                    seconds=round(time.monotonic() - began, 1),
+                )
+                self.observers.ends(claim, outcome)
             return outcome
 
 
@@ -98,10 +109,12 @@ class _Attempt:
         # A job that is tried again, here perhaps, finds its checkpoint.
         if not isinstance(outcome, Released | Lost) and self._is_over():
             remove_folder(self._settings.work_dir, self._claim.job_id)
+            checkpoints.drop(self._at.store, self._at.sessions, self._claim.job_id)
         return outcome
 
     def _work(self) -> Outcome:
         """All but the last write to the database; whatever goes wrong becomes an outcome."""
+        self._enter(Phase.PREPARE)
         try:
             with (
                 job_folder(
@@ -113,6 +126,7 @@ class _Attempt:
                 self._at.slots.taken() as slot,
             ):
                 spec = self._prepare(folder)
+                checkpoints.bring(self._at.store, folder, self._claim)
                 self._check()
                 if spec.device is Device.CPU:
                     # The job's own wish: it sees no CUDA device and gets the limit on memory.
@@ -133,19 +147,38 @@ class _Attempt:
             self._claim.job_id,
             device=Device(self._settings.device),
             threads=self._threads(),
+            checkpoint_seconds=self._settings.checkpoint_seconds,
             check=self._check,
         )
 
     def _follow(self, folder: JobFolder, slot: Slot) -> Outcome:
-        story = Story(self._at.sessions, self._claim, on_state=self._lease.note, wake=self._at.wake)
+        story = Story(
+            self._at.sessions,
+            self._claim,
+            on_state=self._lease.note,
+            wake=self._at.wake,
+            observers=self._at.observers,
+        )
+        keeper = checkpoints.CheckpointKeeper(
+            self._at.store,
+            self._at.sessions,
+            self._claim,
+            folder,
+            self._settings.checkpoint_store_seconds,
+        )
+        self._enter(Phase.CHILD)
         child = self._start(folder, slot)
         try:
-            stopped = self._watch(child, story)
-            self._hear_out(child, story)
+            with keeper:
+                stopped = self._watch(child, story)
+                self._hear_out(child, story)
         finally:
             code = child.finish()
+        self._enter(Phase.STORE)
         if self._lease.lost:
             return Lost()
+        if isinstance(stopped, Released) and self._settings.checkpoint_store_seconds:
+            keeper.keep()  # whoever goes on with the job may do so on another host
         if isinstance(story.last, ResultEvent):
             return results.keep(
                 self._at.store,
@@ -173,7 +206,7 @@ class _Attempt:
             ],
             environment=self._environment(folder, slot),
             folder=folder.home,
-            limits=Limits(data=memory, file=self._settings.job_file_bytes),
+            limits=Limits(memory, self._settings.job_file_bytes, self._allowed(folder, slot)),
             keep_open=[folder.lock],
         )
         log.info("child started", pid=child.pid)
@@ -267,6 +300,9 @@ class _Attempt:
 
     # --- Parts -----------------------------------------------------------------------------------
 
+    def _enter(self, phase: Phase) -> None:
+        self._at.observers.enters(self._claim, phase)
+
     def _check(self) -> None:
         """Raises `Stopped` if the attempt shall not go on."""
         self._check_lease()
@@ -283,6 +319,13 @@ class _Attempt:
     def _threads(self) -> int:
         given = self._settings.threads_per_job
         return given or max(1, (os.cpu_count() or 1) // self._settings.slots)
+
+    def _allowed(self, folder: JobFolder, slot: Slot) -> isolation.Allowed | None:
+        if not isolation.is_on(self._settings, landlock.find_version()):
+            return None
+        return isolation.find_allowed(
+            folder, self._settings.reference_roots, uses_cuda=bool(slot.cuda_devices)
+        )
 
     def _environment(self, folder: JobFolder, slot: Slot) -> dict[str, str]:
         """All that the child gets to see: no database, no broker, no store."""

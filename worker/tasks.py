@@ -3,16 +3,27 @@
 import functools
 
 from celery import Celery, signals
+from kombu import Queue
 
+from sanitizer.spec import Device
 from service import logs, queue
 from service.settings import Settings
+from service.tracing import require_installed
+from worker import isolation, landlock
+from worker.bootsteps import touch_while_alive
+from worker.devices import find_cuda_devices, uses_cuda
 from worker.process import WorkerProcess
 
 
 def make_app(settings: Settings) -> Celery:
     """The Celery app of a worker: a pool of threads, one job a thread, nothing taken ahead."""
+    # Here, because Celery only logs what is raised while the worker starts.
+    require_installed(settings)
+    isolation.require(settings, landlock.find_version())
     app = queue.make_celery(settings, "sanitizer.worker")
+    has_cuda = uses_cuda(Device(settings.device), find_cuda_devices())
     app.conf.update(
+        task_queues=[Queue(name) for name in queue.queues_taken(has_cuda=has_cuda)],
         worker_pool="threads",
         worker_concurrency=settings.slots,
         worker_prefetch_multiplier=1,
@@ -26,6 +37,9 @@ def make_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
     )
+
+    if settings.alive_file is not None:
+        app.steps["worker"].add(touch_while_alive(settings.alive_file))
 
     @functools.cache
     def process() -> WorkerProcess:

@@ -168,7 +168,11 @@ def decode(
             ) from error
     elif on_progress is not None:
         on_progress(len(indices), len(indices))
-    images = np.load(array_path, mmap_mode="r") if len(indices) else np.empty(shape, np.uint8)
+    images = (
+        np.load(array_path, mmap_mode="r", allow_pickle=False)
+        if len(indices)
+        else np.empty(shape, np.uint8)
+    )
     return ImageSet(
         images,
         source.labels[indices],

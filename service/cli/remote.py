@@ -262,7 +262,11 @@ class Remote:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": f'"{sha256}"'}
-        with self._translated(), self._client.stream("GET", path, headers=headers) as response:
+        # To the store, if that gives its files itself; httpx takes our key to no other origin.
+        with (
+            self._translated(),
+            self._client.stream("GET", path, headers=headers, follow_redirects=True) as response,
+        ):
             if not response.is_success:
                 response.read()
                 raise self._problem(response)
@@ -280,17 +284,36 @@ class Remote:
         try:
             yield
         except httpx.ConnectError as error:
+            if (store := self._elsewhere(error.request.url)) is not None:
+                raise NoAnswer(
+                    f"{self.url} has its files at {store}, where no server answers ({error})."
+                ) from error
             raise Unreachable(
                 f"No server answers at {self.url} ({error}).",
                 hint="Start one on this machine with `sanitizer up`, or name another with "
                 "`sanitizer login URL`.",
             ) from error
         except httpx.TimeoutException as error:
-            raise NoAnswer(f"{self.url} did not answer in time.") from error
+            where = self._elsewhere(error.request.url) or self.url
+            raise NoAnswer(f"{where} did not answer in time.") from error
         except httpx.TransportError as error:
-            raise NoAnswer(f"The connection to {self.url} broke: {error}.") from error
+            where = self._elsewhere(error.request.url) or self.url
+            raise NoAnswer(f"The connection to {where} broke: {error}.") from error
+
+    def _elsewhere(self, url: httpx.URL) -> str | None:
+        """The origin of an address that is not on this server."""
+        own = self._client.base_url
+        if (url.scheme, url.host, url.port) == (own.scheme, own.host, own.port):
+            return None
+        return f"{url.scheme}://{url.netloc.decode()}"
 
     def _problem(self, response: httpx.Response) -> Refused | NoAnswer:
+        store = self._elsewhere(response.url)
+        if store is not None:  # the rest of its address is a secret
+            return NoAnswer(
+                f"{self.url} has its files at {store}, which answered {response.status_code} "
+                f"{response.reason_phrase}."
+            )
         document: Any = None
         with contextlib.suppress(ValueError):
             document = response.json()

@@ -1,9 +1,12 @@
 """Health over HTTP, for operators: no key is needed, and no tenant's data is shown."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import anyio
+import anyio.to_thread
 import redis.asyncio
 import structlog
 from fastapi import APIRouter, Response
@@ -11,7 +14,6 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from sqlalchemy import func, select, text
-from starlette.concurrency import run_in_threadpool
 
 from service.db.base import utc_now
 from service.db.session import transaction
@@ -45,16 +47,17 @@ async def readiness(services: ServicesDep, response: Response) -> ReadinessOut:
 
     Whether workers report is shown too. Without them jobs wait, which is no reason to refuse them.
     """
-    components = [
-        await _check("database", _database, services),
-        await _check("broker", _broker, services),
-        await _check("store", _store, services),
-        await _check("workers", _workers, services, required=False),
-    ]
+    # All at once: each may take its time.
+    components = await asyncio.gather(
+        _check("database", _database, services),
+        _check("broker", _broker, services),
+        _check("store", _store, services),
+        _check("workers", _workers, services, required=False),
+    )
     ready = all(c.state == "up" for c in components if c.required)
     response.status_code = 200 if ready else 503
     return ReadinessOut(
-        object="readiness", status="ready" if ready else "unready", components=components
+        object="readiness", status="ready" if ready else "unready", components=list(components)
     )
 
 
@@ -65,11 +68,12 @@ async def readiness(services: ServicesDep, response: Response) -> ReadinessOut:
     response_class=PlainTextResponse,
 )
 def metrics(services: ServicesDep) -> Response:
-    """Requests by route, method and status, their durations, and jobs by status."""
+    """Requests and their durations; jobs, workers, queue and store; which components answer."""
     return Response(generate_latest(services.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 Check = Callable[[Services], Awaitable[str | None]]
+_Answer = TypeVar("_Answer")
 
 
 class _Down(Exception):
@@ -99,12 +103,17 @@ def _component(name: str, state: str, required: bool, detail: str | None) -> Com
     )
 
 
+async def _in_a_thread(check: Callable[[], _Answer]) -> _Answer:
+    # A thread that hangs is left behind: it ends by the time limits of its connection.
+    return await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+
+
 async def _database(services: Services) -> None:
     def ask() -> None:
         with transaction(services.sessions) as session:
             session.execute(text("SELECT 1"))
 
-    await run_in_threadpool(ask)
+    await _in_a_thread(ask)
 
 
 async def _broker(services: Services) -> None:
@@ -116,7 +125,7 @@ async def _broker(services: Services) -> None:
 
 
 async def _store(services: Services) -> None:
-    await run_in_threadpool(services.store.ping)
+    await _in_a_thread(services.store.ping)
 
 
 async def _workers(services: Services) -> str:
@@ -132,7 +141,7 @@ async def _workers(services: Services) -> str:
                 or 0
             )
 
-    reporting = await run_in_threadpool(count)
+    reporting = await _in_a_thread(count)
     if reporting == 0:
         raise _Down("none reports; jobs wait until one does")
     return f"{reporting} report"

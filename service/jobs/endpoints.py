@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -120,7 +120,11 @@ def create(
     status_code=202,
     response_model=JobDetail,
     responses=problems.responses(
-        *SUBMIT_ERRORS, errors.JobNotFound, errors.JobNotRetryable, also={202: LOCATION}
+        *SUBMIT_ERRORS,
+        errors.JobNotFound,
+        errors.JobNotRetryable,
+        errors.RequestOutdated,
+        also={202: LOCATION},
     ),
 )
 def retry(
@@ -138,11 +142,20 @@ def retry(
         status = JobStatus(job.status)
         if status not in (JobStatus.FAILED, JobStatus.CANCELLED):
             raise errors.JobNotRetryable(job.id, status)
-        return _submit(
-            session, services, caller, JobRequest.model_validate(job.request), retry_of=job
-        )
+        return _submit(session, services, caller, _request_of(job), retry_of=job)
 
     return once.run(session, fingerprint(request, None), work)
+
+
+def _request_of(job: Job) -> JobRequest:
+    try:
+        return JobRequest.model_validate(job.request)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        raise errors.RequestOutdated(job.id, faults) from error
 
 
 def _submit(
@@ -156,8 +169,9 @@ def _submit(
         body,
         max_attempts=settings.max_attempts,
         retry_of_id=None if retry_of is None else retry_of.id,
+        traceparent=services.tracing.traceparent(),
     )
-    outbox.send_job(session, job.id)
+    outbox.send_job(session, job.id, job.device)
     out = _detail(session, services, job)
     return Answer(202, out, {"Location": out.links.self_})
 

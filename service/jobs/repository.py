@@ -121,24 +121,38 @@ class JobRepository(Repository):
         query = select(func.count()).select_from(Job).where(Job.status == JobStatus.QUEUED)
         return self._session.scalar(query) or 0
 
-    def first_queued(self) -> str | None:
-        """The job that has waited longest, of whatever tenant; none: no job waits."""
-        return self._session.scalar(select(func.min(Job.id)).where(Job.status == JobStatus.QUEUED))
+    def first_queued(self, device: str | None) -> str | None:
+        """The job for a device that has waited longest, of whatever tenant; none: no job waits."""
+        same = Job.device.is_(None) if device is None else Job.device == device
+        return self._session.scalar(
+            select(func.min(Job.id)).where(Job.status == JobStatus.QUEUED, same)
+        )
 
-    def has_worker(self, *, since: datetime) -> bool:
-        """Whether a worker has reported since then."""
-        query = select(WorkerRecord.id).where(WorkerRecord.heartbeat_at >= since).limit(1)
-        return self._session.scalar(query) is not None
+    def worker_devices(self, *, since: datetime) -> set[str]:
+        """Kinds of device of the workers that have reported since then."""
+        query = select(WorkerRecord.device).where(WorkerRecord.heartbeat_at >= since).distinct()
+        return set(self._session.scalars(query))
 
-    def queued_unsent(self, *, since: datetime | None, limit: int) -> list[str]:
-        """Queued jobs, oldest first, without a message since then; `since` None: without any."""
+    def queued_unsent(self, *, since: datetime | None, limit: int) -> list[tuple[str, str | None]]:
+        """Queued jobs, oldest first, without a message since then; `since` None: without any.
+
+        Each with the device it asks for.
+        """
         query = (
-            select(Job.id)
+            select(Job.id, Job.device)
             .where(Job.status == JobStatus.QUEUED, _unsent(since))
             .order_by(Job.id)
             .limit(limit)
         )
-        return list(self._session.scalars(query))
+        return [(job_id, device) for job_id, device in self._session.execute(query)]
+
+    def over_with_checkpoint(self, *, limit: int) -> list[str]:
+        """Jobs that have ended and still have a checkpoint in the store."""
+        query = select(Job.id).where(
+            Job.status.in_([status for status in JobStatus if status.is_terminal]),
+            Job.checkpoint_key.is_not(None),
+        )
+        return list(self._session.scalars(query.order_by(Job.id).limit(limit)))
 
     def leases_ended(self, *, before: datetime, limit: int) -> list[tuple[str, int]]:
         """Ids and attempts of jobs whose worker has been silent since then."""

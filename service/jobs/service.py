@@ -6,7 +6,7 @@ writes of a worker are fenced: they hold only while the job is active under the 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -25,6 +25,7 @@ from sanitizer.events import (
     WarningEvent,
 )
 from sanitizer.report.model import ArtifactKind, Report
+from sanitizer.spec import Device
 from service.db.base import utc_now
 from service.db.tables import Artifact, Job, JobStatus, Model
 from service.jobs.repository import JobRepository
@@ -62,6 +63,10 @@ class Claim:
 
     Attributes:
         attempt: The fencing number; it grows with each claim of the job.
+        method: Name of the method it asks for.
+        traceparent: W3C trace context of the request that submitted it.
+        waited_seconds: Since it was submitted; none unless this is its first attempt.
+        checkpoint: What an earlier attempt left in the store, if one did.
     """
 
     job_id: str
@@ -69,6 +74,18 @@ class Claim:
     attempt: int
     worker_id: str
     lease_seconds: float
+    method: str = ""
+    traceparent: str | None = None
+    waited_seconds: float | None = None
+    checkpoint: "StoredCheckpoint | None" = None
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """The state of an unfinished run, as it lies in the store."""
+
+    storage_key: str
+    sha256: str
 
 
 class LeaseState(StrEnum):
@@ -102,6 +119,7 @@ def create(
     *,
     max_attempts: int,
     retry_of_id: str | None = None,
+    traceparent: str | None = None,
 ) -> Job:
     """Stores a job, `queued`, with the first event of its story. To send its message is left."""
     jobs = JobRepository.from_session(session)
@@ -118,6 +136,8 @@ def create(
         metadata_=dict(request.metadata),
         max_attempts=max_attempts,
         retry_of_id=retry_of_id,
+        device=None if request.device in (None, Device.AUTO) else request.device,
+        traceparent=traceparent,
     )
     jobs.add(job)
     _tell(jobs, job, [])
@@ -153,16 +173,21 @@ def waiting_reasons(session: Session, rows: Sequence[Job], settings: Settings) -
         return {}
     jobs = JobRepository.from_session(session)
     silence = settings.lease_seconds
-    if not jobs.has_worker(since=jobs.now() - timedelta(seconds=silence)):
-        reason = (
+    present = jobs.worker_devices(since=jobs.now() - timedelta(seconds=silence))
+    first = {device: jobs.first_queued(device) for device in {job.device for job in queued}}
+    return {job.id: _waits_for(job, first[job.device], present, silence) for job in queued}
+
+
+def _waits_for(job: Job, first: str | None, present: Collection[str], silence: float) -> str:
+    if not present:
+        return (
             f"No worker has reported in the last {silence:g} s; the job runs as soon as one starts."
         )
-        return {job.id: reason for job in queued}
-    first = jobs.first_queued()
-    return {job.id: _waits_for(job, first) for job in queued}
-
-
-def _waits_for(job: Job, first: str | None) -> str:
+    if job.device == Device.CUDA and Device.CUDA not in present:
+        return (
+            "It asks for the device cuda, and no worker that has one has reported in the last "
+            f"{silence:g} s. Cancel it and submit it without `device` to run it on what there is."
+        )
     if first is not None and first < job.id:
         return "Other jobs are ahead of it."  # not how many: they may be other tenants'
     if job.attempt:
@@ -189,7 +214,17 @@ def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -
     )
     if job is None:
         return None
-    return Claim(job.id, job.tenant_id, job.attempt, worker_id, lease_seconds)
+    return Claim(
+        job.id,
+        job.tenant_id,
+        job.attempt,
+        worker_id,
+        lease_seconds,
+        method=str(job.request["method"]["name"]),
+        traceparent=job.traceparent,
+        waited_seconds=(now - job.created_at).total_seconds() if job.attempt == 1 else None,
+        checkpoint=_checkpoint_of(job),
+    )
 
 
 def renew(session: Session, held: Claim) -> LeaseState:
@@ -389,6 +424,41 @@ def release(session: Session, held: Claim, reason: str) -> Job:
     return job or finish_cancelled(session, held)
 
 
+def keep_checkpoint(session: Session, held: Claim, checkpoint: StoredCheckpoint) -> None:
+    """Notes where the last checkpoint of the run lies; what lay there before can go.
+
+    Raises:
+        LeaseLost: The job is no longer the worker's.
+    """
+    status = JobRepository.from_session(session).touch_if(
+        held.job_id,
+        *_held(held),
+        checkpoint_key=checkpoint.storage_key,
+        checkpoint_sha256=checkpoint.sha256,
+    )
+    if status is None:
+        raise LeaseLost(held)
+
+
+def drop_checkpoint(session: Session, job_id: str) -> str | None:
+    """Forgets the checkpoint of a job that is over; gives its key in the store, if there is one."""
+    jobs = JobRepository.from_session(session)
+    if not is_over(session, job_id):
+        return None
+    job = jobs.get(job_id)
+    if job is None or job.checkpoint_key is None:
+        return None
+    key = job.checkpoint_key
+    jobs.touch_if(job_id, Job.checkpoint_key == key, checkpoint_key=None, checkpoint_sha256=None)
+    return key
+
+
+def _checkpoint_of(job: Job) -> StoredCheckpoint | None:
+    if job.checkpoint_key is None or job.checkpoint_sha256 is None:
+        return None
+    return StoredCheckpoint(job.checkpoint_key, job.checkpoint_sha256)
+
+
 def is_over(session: Session, job_id: str) -> bool:
     """Whether a job has ended, or is not there any more."""
     status = JobRepository.from_session(session).status_of(job_id)
@@ -407,8 +477,10 @@ def mark_sent(session: Session, job_id: str) -> None:
 
 def jobs_to_resend(
     session: Session, resend_seconds: float, *, only_unsent: bool = False
-) -> list[str]:
-    """Queued jobs whose message is lost or never went out; each goes to one caller alone.
+) -> list[tuple[str, str | None]]:
+    """Queued jobs whose message is lost or never went out, and the devices they ask for.
+
+    Each goes to one caller alone.
 
     They are marked as sent: call `mark_unsent` if the broker does not take one.
 
@@ -421,7 +493,11 @@ def jobs_to_resend(
     now = jobs.now()
     since = None if only_unsent else now - timedelta(seconds=resend_seconds)
     found = jobs.queued_unsent(since=since, limit=BATCH)
-    return [job_id for job_id in found if jobs.mark_sent(job_id, unless_since=since, now=now)]
+    return [
+        (job_id, device)
+        for job_id, device in found
+        if jobs.mark_sent(job_id, unless_since=since, now=now)
+    ]
 
 
 def mark_unsent(session: Session, job_id: str) -> None:

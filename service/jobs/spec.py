@@ -16,6 +16,7 @@ def build_spec(
     dataset_paths: dict[str, Path],
     device: Device,
     threads: int,
+    checkpoint_seconds: float,
 ) -> SanitizeSpec:
     """What the child is asked to do.
 
@@ -24,6 +25,7 @@ def build_spec(
         dataset_paths: Where they lie on this machine, by id.
         device: What the worker is set up for; the request's own wish goes before it.
         threads: CPU threads of the child.
+        checkpoint_seconds: How much work of the run may be lost to a kill.
 
     Raises:
         pydantic.ValidationError: The stored request is none that this version takes.
@@ -53,4 +55,5 @@ def build_spec(
         seed=request.seed,
         device=request.device or device,
         threads=threads,
+        checkpoint_seconds=checkpoint_seconds,
     )

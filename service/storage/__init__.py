@@ -1,8 +1,12 @@
 """Where files lie: one contract, several kinds of store behind it."""
 
 from service.storage.contract import (
+    AccessRefused,
+    BucketMissing,
     ContentDiffers,
+    CredentialsMissing,
     InvalidKey,
+    ListedObject,
     ObjectMissing,
     ObjectStore,
     StorageError,
@@ -12,8 +16,12 @@ from service.storage.contract import (
 from service.storage.factory import make_store
 
 __all__ = [
+    "AccessRefused",
+    "BucketMissing",
     "ContentDiffers",
+    "CredentialsMissing",
     "InvalidKey",
+    "ListedObject",
     "ObjectMissing",
     "ObjectStore",
     "StorageError",

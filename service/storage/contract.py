@@ -1,8 +1,9 @@
 """What every object store does, and what can go wrong with one."""
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -51,6 +52,35 @@ class ContentDiffers(StorageError):
         self.received = received
 
 
+class BucketMissing(StorageError):
+    """The store has no such bucket."""
+
+    def __init__(self, bucket: str) -> None:
+        super().__init__(f"the store has no bucket {bucket}; make it, or correct storage_url")
+        self.bucket = bucket
+
+
+class AccessRefused(StorageError):
+    """The store does not take the credentials, or their owner may not do this."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the store refuses access: {reason}; check s3_access_key_id, s3_secret_access_key, "
+            "s3_region and what their owner may do"
+        )
+        self.reason = reason
+
+
+class CredentialsMissing(StorageError):
+    """No credentials are set, and the machine gives none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "found no credentials for the store: set s3_access_key_id and s3_secret_access_key, or "
+            "give this machine a role"
+        )
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """What was stored.
@@ -62,6 +92,21 @@ class StoredObject:
 
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """An object in a list.
+
+    Attributes:
+        key: Where it lies.
+        bytes: Its size.
+        modified_at: When it was written, in UTC, by the store's clock.
+    """
+
+    key: str
+    bytes: int
+    modified_at: datetime
 
 
 class ObjectStore(Protocol):
@@ -116,8 +161,29 @@ class ObjectStore(Protocol):
         """Deletes an object; one that is not there is fine."""
         ...
 
+    def list(self, prefix: str = "") -> Iterator[ListedObject]:
+        """The objects whose keys are below a prefix of whole ids; without one, all.
+
+        In constant memory and in no certain order. What is not under a key of ours is left out:
+        somebody else put it there.
+        """
+        ...
+
+    async def presigned(self, key: str, *, disposition: str, media_type: str) -> str | None:
+        """An address where anybody gets the object for a while, straight from the store.
+
+        None where the store has no such thing or the operator does not want it. Whether the object
+        is there is not looked at.
+
+        Args:
+            key: The object.
+            disposition: The `Content-Disposition` it comes with, where the store can do that.
+            media_type: The `Content-Type` it comes with, where the store can do that.
+        """
+        ...
+
     def ping(self) -> None:
-        """Raises `StorageError` if the store cannot be written and read."""
+        """Raises `StorageError` if the store cannot be written; waits for 3 s at most."""
         ...
 
 
@@ -127,6 +193,11 @@ def check_key(key: str) -> str:
     Raises:
         InvalidKey: It is not.
     """
-    if len(key) > MAX_KEY_LENGTH or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise InvalidKey(key)
     return key
+
+
+def is_key(text: str) -> bool:
+    """Whether a text can be the key of an object."""
+    return len(text) <= MAX_KEY_LENGTH and _KEY.fullmatch(text) is not None

@@ -1,5 +1,6 @@
 """A whole service in real processes: API, worker, broker, database, store."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from service.cli import founding
 from service.cli.embedded import embedded_settings, first_key
 from service.cli.stack import Stack
+from tests.collector import Collector, collecting
 from tests.e2e.user import User
 
 
@@ -27,7 +29,14 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def collector() -> Iterator[Collector]:
+    """Where the stack's traces go."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
     """The embedded default, quick to notice what was lost."""
     folder = tmp_path_factory.mktemp("service")
     references = folder / "references"
@@ -36,12 +45,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         folder,
         device="cpu",
         slots=1,
-        threads_per_job=2,
+        # One: two threads of a job beside other tests wait for each other most of the time.
+        threads_per_job=1 if "PYTEST_XDIST_WORKER" in os.environ else 2,
         lease_seconds=10,
         heartbeat_seconds=1,
         reconcile_seconds=1,
         resend_seconds=2,
         reference_roots=(references,),
+        tracing_endpoint=collector.url,
     )
     founding.upgrade(settings)
     with Stack(settings, folder, port=0) as stack:

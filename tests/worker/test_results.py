@@ -7,6 +7,7 @@ import pytest
 
 from sanitizer.events import Artifact
 from sanitizer.report.model import ArtifactKind
+from service.settings import Settings
 from service.storage import make_store
 from tests.reports import make_report
 from worker import results
@@ -24,7 +25,7 @@ def _keep(folder: Path, name: str) -> Succeeded:
         bytes=len(CONTENT),
         sha256=hashlib.sha256(CONTENT).hexdigest(),
     )
-    store = make_store(f"file:{folder / 'store'}")
+    store = make_store(Settings(_env_file=None, storage_url=f"file:{folder / 'store'}"))
     return results.keep(store, "job_1", folder, [report], check=lambda: None)
 
 

@@ -14,6 +14,7 @@ from service import queue
 from service.cli.stack import environment_of
 from service.db.session import transaction
 from service.db.tables import JobStatus, WorkerRecord
+from service.jobs import service as jobs
 from service.settings import Settings
 from tests.databases import every_database
 from tests.worker.conftest import ROOT, Bench, child_command
@@ -29,9 +30,13 @@ class Workers:
         self._logs = logs
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, behaviour: str) -> subprocess.Popen[bytes]:
-        settings = self._settings.model_copy(update={"child_command": child_command(behaviour)})
-        settings.model_fields_set.update({"child_command", "heartbeat_seconds", "lease_seconds"})
+    def start(self, behaviour: str, **changes: object) -> subprocess.Popen[bytes]:
+        settings = self._settings.model_copy(
+            update={"child_command": child_command(behaviour), **changes}
+        )
+        settings.model_fields_set.update(
+            {"child_command", "heartbeat_seconds", "lease_seconds", *changes}
+        )
         log = self._logs / f"worker{len(self.processes)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -129,3 +134,30 @@ def test_worker_that_is_stopped_gives_its_job_back_and_signs_off(
     assert _has_status(bench, job_id, JobStatus.QUEUED)
     with transaction(bench.sessions) as session:
         assert session.query(WorkerRecord).count() == 0
+
+
+def test_worker_without_cuda_leaves_jobs_that_ask_for_it_in_their_queue(
+    bench: Bench, workers: Workers
+) -> None:
+    producer = queue.make_producer(bench.settings)
+    for_cuda, for_cpu = bench.add_job(device="cuda"), bench.add_job(device="cpu")
+    with transaction(bench.sessions) as session:
+        for job_id in (for_cuda, for_cpu):
+            jobs.mark_sent(session, job_id)
+    queue.send_job(producer, for_cuda, "cuda")
+    queue.send_job(producer, for_cpu, "cpu")
+    workers.start("succeed")
+    workers.wait_until(lambda: _has_status(bench, for_cpu, JobStatus.SUCCEEDED))
+    assert _has_status(bench, for_cuda, JobStatus.QUEUED)
+    assert queue.count_messages(producer) == 1
+
+
+def test_worker_touches_its_alive_file_until_it_stops(workers: Workers, tmp_path: Path) -> None:
+    path = tmp_path / "alive"
+    process = workers.start("succeed", alive_file=path)
+    workers.wait_until(path.exists)
+    first = path.stat().st_mtime
+    workers.wait_until(lambda: path.stat().st_mtime > first)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert not path.exists()

@@ -90,6 +90,13 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """When its message last went to the broker; none: it never did."""
+    device: Mapped[str | None] = mapped_column(String(10))
+    """The kind of device it asks for (`cpu`, `cuda`); none: whatever the worker has."""
+    checkpoint_key: Mapped[str | None] = mapped_column(String(300))
+    """Where in the store the last checkpoint of its run lies, for a worker on another host."""
+    checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
+    traceparent: Mapped[str | None] = mapped_column(String(55))
+    """W3C trace context of the request that submitted it, where tracing is on."""
 
     stage: Mapped[str | None] = mapped_column(String(20))
     progress: Mapped[float] = mapped_column(Float, default=0.0)

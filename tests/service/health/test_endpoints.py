@@ -1,5 +1,6 @@
 """Health over HTTP."""
 
+import time
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ from pydantic import SecretStr
 from service.db.base import utc_now
 from service.db.session import SessionFactory, transaction
 from service.db.tables import WorkerRecord
+from service.health.endpoints import CHECK_SECONDS
 from service.settings import Settings
 from tests.databases import every_database
 from tests.service.jobs.builders import make_job
@@ -52,6 +54,27 @@ def test_workers_that_report_are_counted(anonymous: httpx.Client, sessions: Sess
         "required": False,
         "detail": "1 report",
     }
+
+
+class TestDatabaseHangs:
+    """Something listens where PostgreSQL should be, and never answers."""
+
+    @pytest.fixture
+    def settings(self, with_hanging_database: Settings) -> Settings:
+        return with_hanging_database
+
+    def test_readiness_says_so_in_time(self, anonymous: httpx.Client) -> None:
+        began = time.monotonic()
+        answer = anonymous.get("/readyz")
+        assert time.monotonic() - began < 2 * CHECK_SECONDS
+        assert answer.status_code == 503
+        states = {part["name"]: part["detail"] for part in answer.json()["components"]}
+        assert states == {
+            "database": "no answer in 3 s",
+            "broker": None,
+            "store": None,
+            "workers": "no answer in 3 s",
+        }
 
 
 class TestBrokerDown:

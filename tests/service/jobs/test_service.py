@@ -598,7 +598,7 @@ def test_job_that_was_never_sent_is_sent_by_one_of_many_reconcilers(
 
     def resend(_number: int) -> None:
         with transaction(sessions) as session:
-            sent.extend(jobs.jobs_to_resend(session, 60))
+            sent.extend(job_id for job_id, _ in jobs.jobs_to_resend(session, 60))
 
     assert _at_once(4, resend) == []
     assert sorted(sent) == sorted(job_ids)
@@ -611,7 +611,7 @@ def test_job_is_sent_again_once_its_message_is_old(sessions: SessionFactory) -> 
     with transaction(sessions) as session:
         assert jobs.jobs_to_resend(session, 60) == []
         assert jobs.jobs_to_resend(session, -1, only_unsent=True) == []
-        assert jobs.jobs_to_resend(session, -1) == [job_id]
+        assert jobs.jobs_to_resend(session, -1) == [(job_id, None)]
 
 
 def test_job_whose_message_was_not_taken_is_sent_again(sessions: SessionFactory) -> None:
@@ -620,7 +620,7 @@ def test_job_whose_message_was_not_taken_is_sent_again(sessions: SessionFactory)
         jobs.jobs_to_resend(session, 60)
         jobs.mark_unsent(session, job_id)
     with transaction(sessions) as session:
-        assert jobs.jobs_to_resend(session, 60) == [job_id]
+        assert jobs.jobs_to_resend(session, 60) == [(job_id, None)]
 
 
 def test_running_job_is_not_sent(sessions: SessionFactory) -> None:
@@ -660,6 +660,17 @@ def test_job_behind_others_does_not_say_how_many_other_tenants_have(
         "Other jobs are ahead of it.",
         "Other jobs are ahead of it.",
     ]
+
+
+def test_job_that_asks_for_cuda_says_that_no_worker_has_it(
+    sessions: SessionFactory, settings: Settings
+) -> None:
+    _add_worker(sessions)
+    with transaction(sessions) as session:
+        job_id = add_job(session, device="cuda").id
+    reason = _reason(sessions, settings, job_id)
+    assert reason is not None
+    assert reason.startswith("It asks for the device cuda, and no worker that has one has reported")
 
 
 def test_reasons_of_many_jobs_take_as_many_queries_as_those_of_one(

@@ -48,6 +48,7 @@ def _spec(job: Job, model: Model, datasets: dict[str, Dataset], device: Device) 
         dataset_paths={each: Path(f"/job/data{n}") for n, each in enumerate(datasets)},
         device=device,
         threads=3,
+        checkpoint_seconds=7,
     )
 
 
@@ -66,6 +67,7 @@ def test_files_and_options_are_those_of_the_rows(sessions: SessionFactory) -> No
     )
     assert (spec.evaluation_data.images, spec.evaluation_data.seed) == (7, 3)
     assert spec.threads == 3
+    assert spec.checkpoint_seconds == 7
 
 
 def test_one_data_set_may_serve_twice(sessions: SessionFactory) -> None:

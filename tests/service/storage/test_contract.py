@@ -4,10 +4,13 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 
+from service.settings import Settings
 from service.storage import (
     ContentDiffers,
     InvalidKey,
@@ -15,21 +18,58 @@ from service.storage import (
     ObjectStore,
     StorageError,
     TooLarge,
+    make_store,
 )
-from service.storage.obstore_store import ObstoreStore
+from service.storage.obstore_store import PART_BYTES
+from tests.s3 import S3Server
 
 KEY = "models/model_01"
 CONTENT = os.urandom(5 << 20)
+LARGE = os.urandom(1 << 20) * 20
+"""Three parts."""
 
 
-def _local(folder: Path) -> ObjectStore:
-    return ObstoreStore.local(folder / "store")
+class Bench:
+    """A store, and a look behind it."""
+
+    def __init__(self, store: ObjectStore, remains: Callable[[], list[str]]) -> None:
+        self.store = store
+        self.remains = remains
 
 
-@pytest.fixture(params=[_local])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    make: Callable[[Path], ObjectStore] = request.param
-    return make(tmp_path)
+def _folder_bench(folder: Path) -> Bench:
+    def remains() -> list[str]:
+        return [str(path) for path in folder.rglob("*") if path.is_file()]
+
+    return Bench(make_store(Settings(_env_file=None, storage_url=f"file:{folder}")), remains)
+
+
+def _s3_bench(server: S3Server) -> Bench:
+    settings = server.settings()
+    prefix = settings["storage_url"].rpartition("/")[2]
+    store = make_store(Settings(_env_file=None, **settings))
+    return Bench(store, lambda: server.remains(prefix))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    if request.param == "folder":
+        return _folder_bench(tmp_path / "store")
+    return _s3_bench(request.getfixturevalue("s3_server"))
+
+
+Remains = Callable[[], list[str]]
+
+
+@pytest.fixture
+def store(bench: Bench) -> ObjectStore:
+    return bench.store
+
+
+@pytest.fixture
+def remains(bench: Bench) -> Remains:
+    """What lies behind the store, unfinished uploads included."""
+    return bench.remains
 
 
 async def _chunks(content: bytes, size: int = 1 << 18) -> AsyncIterator[bytes]:
@@ -69,6 +109,13 @@ def test_empty_stream_is_an_empty_object(store: ObjectStore) -> None:
     assert _read(store) == b""
 
 
+def test_large_stream_goes_in_parts_and_comes_back_whole(store: ObjectStore) -> None:
+    assert len(LARGE) > 2 * PART_BYTES
+    stored = asyncio.run(store.put(KEY, _chunks(LARGE)))
+    assert stored.sha256 == hashlib.sha256(LARGE).hexdigest()
+    assert _read(store) == LARGE
+
+
 @pytest.mark.parametrize(
     ("start", "end"), [(0, 1), (0, 100), (100, 200), (3 << 20, None), (5, 5), (0, 5 << 20)]
 )
@@ -89,8 +136,17 @@ def test_stream_over_the_limit_leaves_nothing(store: ObjectStore) -> None:
     assert _is_missing(store)
 
 
+def test_stream_over_the_limit_in_a_later_part_leaves_nothing(
+    store: ObjectStore, remains: Remains
+) -> None:
+    with pytest.raises(TooLarge):
+        _put(store, LARGE, limit=len(LARGE) - 1)
+    assert _is_missing(store)
+    assert remains() == []
+
+
 def test_broken_stream_raises_its_own_error_and_leaves_nothing(
-    store: ObjectStore, tmp_path: Path
+    store: ObjectStore, remains: Remains
 ) -> None:
     class HungUp(Exception):
         pass
@@ -103,10 +159,12 @@ def test_broken_stream_raises_its_own_error_and_leaves_nothing(
     with pytest.raises(HungUp):
         asyncio.run(store.put(KEY, broken()))
     assert _is_missing(store)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert remains() == []
 
 
-def test_cancelled_stream_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:
+def test_stream_cancelled_while_it_flows_leaves_nothing(
+    store: ObjectStore, remains: Remains
+) -> None:
     async def cancel_midway() -> None:
         under_way = asyncio.Event()
 
@@ -116,18 +174,39 @@ def test_cancelled_stream_leaves_nothing(store: ObjectStore, tmp_path: Path) -> 
                 if count == 20:
                     under_way.set()
                 await asyncio.sleep(0)
-            await asyncio.Event().wait()
 
         task = asyncio.create_task(store.put(KEY, endless()))
         await under_way.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while any(path.is_file() for path in tmp_path.rglob("*")):
-            await asyncio.sleep(0.01)  # the abort runs on after the cancellation
 
     asyncio.run(asyncio.wait_for(cancel_midway(), 20))
     assert _is_missing(store)
+    assert remains() == []
+
+
+def test_stream_cancelled_while_it_waits_leaves_nothing(
+    store: ObjectStore, remains: Remains
+) -> None:
+    async def cancel_midway() -> None:
+        waits = asyncio.Event()
+
+        async def stuck() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield bytes(1 << 20)
+            waits.set()
+            await asyncio.Event().wait()
+
+        # As a server does it: such a scope cancels again at every further wait.
+        async with anyio.create_task_group() as group:
+            group.start_soon(store.put, KEY, stuck())
+            await waits.wait()
+            group.cancel_scope.cancel()
+
+    asyncio.run(asyncio.wait_for(cancel_midway(), 20))
+    assert _is_missing(store)
+    assert remains() == []
 
 
 def test_broken_overwrite_keeps_the_object_that_was_there(store: ObjectStore) -> None:
@@ -156,6 +235,19 @@ def test_file_goes_in_and_comes_out_with_its_hash(store: ObjectStore, tmp_path: 
     stored = store.put_file(KEY, source)
     assert store.fetch(KEY, target, sha256=stored.sha256) == stored
     assert target.read_bytes() == CONTENT
+
+
+def test_large_file_goes_in_and_comes_out_with_its_hash(store: ObjectStore, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(LARGE)
+    stored = store.put_file(KEY, source)
+    assert stored.sha256 == hashlib.sha256(LARGE).hexdigest()
+    assert store.fetch(KEY, target, sha256=stored.sha256) == stored
+
+
+def test_file_that_is_not_there_is_an_error_of_the_file(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.put_file(KEY, tmp_path / "none")
 
 
 def test_link_is_not_stored(store: ObjectStore, tmp_path: Path) -> None:
@@ -212,15 +304,56 @@ def test_key_that_is_not_made_of_ids_is_refused(store: ObjectStore, key: str) ->
         store.delete(key)
 
 
+def test_list_gives_what_is_below_a_prefix_of_whole_ids(store: ObjectStore) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    for key, size in (("jobs/job_1/a", 1), ("jobs/job_1/b", 2), ("jobs/job_10/a", 3), ("up", 4)):
+        asyncio.run(store.put(key, _chunks(bytes(size))))
+    listed = {found.key: found for found in store.list("jobs/job_1")}
+    assert {key: found.bytes for key, found in listed.items()} == {
+        "jobs/job_1/a": 1,
+        "jobs/job_1/b": 2,
+    }
+    for found in listed.values():
+        assert found.modified_at.utcoffset() == timedelta(0)
+        assert before <= found.modified_at <= datetime.now(UTC) + timedelta(seconds=2)
+    assert {found.key for found in store.list("jobs")} == {*listed, "jobs/job_10/a"}
+    assert {found.key for found in store.list()} == {*listed, "jobs/job_10/a", "up"}
+
+
+def test_list_of_nothing_is_empty(store: ObjectStore) -> None:
+    assert list(store.list()) == []
+    assert list(store.list("models")) == []
+
+
+def test_list_has_no_object_that_is_still_being_written(store: ObjectStore) -> None:
+    async def listed_midway() -> list[str]:
+        found: list[str] = []
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield LARGE
+            found.extend(entry.key for entry in store.list())
+
+        await store.put(KEY, chunks())
+        return found
+
+    assert asyncio.run(listed_midway()) == []
+    assert [found.key for found in store.list()] == [KEY]
+
+
+def test_list_of_what_is_no_prefix_is_refused(store: ObjectStore) -> None:
+    with pytest.raises(InvalidKey):
+        list(store.list("../up"))
+
+
 def test_ping_of_a_store_that_answers_is_silent_and_leaves_nothing(
-    store: ObjectStore, tmp_path: Path
+    store: ObjectStore, remains: Remains
 ) -> None:
     store.ping()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert remains() == []
 
 
 def test_ping_of_a_store_that_is_gone_raises(tmp_path: Path) -> None:
-    store = ObstoreStore.local(tmp_path / "store")
+    store = make_store(Settings(_env_file=None, storage_url=f"file:{tmp_path / 'store'}"))
     (tmp_path / "store").rmdir()
     (tmp_path / "store").write_text("now a file")
     with pytest.raises(StorageError):

@@ -1,0 +1,152 @@
+"""Checkpoints on their way to the store and, on another host, back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from service.db.session import transaction
+from service.db.tables import Job, Model
+from service.jobs import service as jobs
+from tests.worker.conftest import Bench
+from worker.outcomes import Lost, Released, Succeeded
+
+
+def _kept(bench: Bench, job_id: str) -> Callable[[], bool]:
+    return lambda: bench.job(job_id).checkpoint_key is not None
+
+
+def _stored(bench: Bench, job_id: str) -> list[Path]:
+    folder = Path(bench.settings.storage_url.removeprefix("file:")) / "jobs" / job_id
+    return sorted(folder.glob("checkpoint_*"))
+
+
+def _result(bench: Bench, job_id: str, tmp_path: Path) -> bytes:
+    with transaction(bench.sessions) as session:
+        key = session.query(Model).filter(Model.source_job_id == job_id).one().storage_key
+    bench.store.fetch(key, tmp_path / "result")
+    return (tmp_path / "result").read_bytes()
+
+
+def _release_half_way(bench: Bench, behaviour: str, **changes: object) -> str:
+    """A job whose first attempt was given back by a worker that stopped."""
+    job_id = bench.add_job()
+    outcome = bench.run_until(
+        job_id,
+        behaviour,
+        when=lambda: (bench.folder(job_id) / "work" / "attempts").exists(),
+        then=bench.stopping.set,
+        **changes,
+    )
+    assert isinstance(outcome, Released)
+    bench.stopping.clear()
+    return job_id
+
+
+def test_another_host_goes_on_from_the_checkpoint_in_the_store(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir()
+    outcome = bench.run(job_id, "checkpoint_then_succeed_when_resumed", work_dir=elsewhere)
+    assert isinstance(outcome, Succeeded)
+    assert _result(bench, job_id, tmp_path) == b"half way"
+
+
+def test_checkpoint_goes_to_the_store_while_the_run_goes_on(bench: Bench) -> None:
+    job_id = bench.add_job()
+    stored: list[bytes] = []
+
+    def look_and_stop() -> None:
+        stored.extend(path.read_bytes() for path in _stored(bench, job_id))
+        bench.stopping.set()
+
+    bench.run_until(
+        job_id,
+        "checkpoint_then_succeed_when_resumed",
+        when=_kept(bench, job_id),
+        then=look_and_stop,
+        checkpoint_store_seconds=0.1,
+    )
+    assert stored == [b"half way"]
+
+
+def test_only_the_last_checkpoint_stays_in_the_store(bench: Bench) -> None:
+    job_id = _release_half_way(bench, "checkpoint_twice_then_wait", checkpoint_store_seconds=0.1)
+    (last,) = _stored(bench, job_id)
+    assert last.read_bytes() == b"half way"
+
+
+def test_job_that_is_over_leaves_no_checkpoint_in_the_store(bench: Bench) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    assert len(_stored(bench, job_id)) == 1
+    bench.run(job_id, "checkpoint_then_succeed_when_resumed")
+    assert _stored(bench, job_id) == []
+    assert bench.job(job_id).checkpoint_key is None
+
+
+def test_the_folder_of_the_attempt_before_is_newer_than_the_store(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    (bench.folder(job_id) / "work" / "checkpoint.pt").write_bytes(b"written later")
+    bench.run(job_id, "checkpoint_then_succeed_when_resumed")
+    assert _result(bench, job_id, tmp_path) == b"written later"
+
+
+def test_folder_of_an_attempt_long_ago_is_older_than_the_store(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    (bench.folder(job_id) / "work" / "checkpoint.pt").write_bytes(b"outdated")
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir()
+    claim = bench.claim(job_id)  # the second attempt ran elsewhere, without a word
+    with transaction(bench.sessions) as session:
+        jobs.release(session, claim, "It stopped.")
+    bench.run(job_id, "checkpoint_then_succeed_when_resumed")
+    assert _result(bench, job_id, tmp_path) == b"half way"
+
+
+def test_run_begins_anew_where_the_store_has_lost_the_checkpoint(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    _stored(bench, job_id)[0].unlink()
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir()
+    assert isinstance(bench.run(job_id, "succeed", work_dir=elsewhere), Succeeded)
+
+
+def test_worker_that_lost_its_job_leaves_no_checkpoint(bench: Bench) -> None:
+    job_id = bench.add_job()
+
+    def take_over() -> None:
+        with transaction(bench.sessions) as session:
+            session.get_one(Job, job_id).attempt += 1
+
+    outcome = bench.run_until(
+        job_id,
+        "checkpoint_twice_then_wait",
+        when=_kept(bench, job_id),
+        then=take_over,
+        checkpoint_store_seconds=0.1,
+    )
+    assert isinstance(outcome, Lost)
+    assert len(_stored(bench, job_id)) == 1  # the one that was kept while the job was its own
+
+
+def test_nothing_is_stored_where_it_is_switched_off(bench: Bench) -> None:
+    job_id = _release_half_way(bench, "checkpoint_twice_then_wait", checkpoint_store_seconds=0)
+    assert _stored(bench, job_id) == []
+
+
+def test_link_left_by_a_run_is_not_written_through(bench: Bench, tmp_path: Path) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    elsewhere = tmp_path / "other-host"
+    (elsewhere / job_id / "work").mkdir(parents=True)
+    target = tmp_path / "precious"
+    target.write_bytes(b"precious")
+    (elsewhere / job_id / "work" / "checkpoint.pt").symlink_to(target)
+    (elsewhere / job_id / "work" / "checkpoint.pt.part").symlink_to(target)
+    bench.run(job_id, "checkpoint_then_succeed_when_resumed", work_dir=elsewhere)
+    assert target.read_bytes() == b"precious"

@@ -1,0 +1,76 @@
+"""Files in the store that no row points at."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from service.db.session import SessionFactory, transaction
+from service.db.tables import Job, JobStatus
+from service.settings import Settings
+from service.storage import ObjectMissing, ObjectStore, make_store
+from tests.builders import add_dataset, add_job, add_model, add_tenant
+from tests.databases import every_database
+from worker.collect import Collector
+
+HOUR = timedelta(hours=1)
+
+
+def _put(settings: Settings, key: str, *, age: timedelta = 2 * HOUR) -> None:
+    path = Path(settings.storage_url.removeprefix("file:")) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"content")
+    time = path.stat().st_mtime - age.total_seconds()
+    os.utime(path, (time, time))
+
+
+def _has(store: ObjectStore, key: str, folder: Path) -> bool:
+    try:
+        store.fetch(key, folder / "fetched")
+    except ObjectMissing:
+        return False
+    return True
+
+
+@every_database
+def test_old_files_without_a_row_go_and_all_others_stay(
+    settings: Settings, sessions: SessionFactory, tmp_path: Path
+) -> None:
+    with transaction(sessions) as session:
+        tenant = add_tenant(session)
+        model = add_model(session, tenant, storage_key="tenants/t/models/model_1")
+        clean = add_dataset(session, tenant, storage_key="tenants/t/datasets/dataset_1")
+        job = add_job(session, tenant, model=model, clean=clean)
+        job.checkpoint_key = f"jobs/{job.id}/checkpoint_1"
+        job.checkpoint_sha256 = "0" * 64
+        deleted = add_model(session, tenant, storage_key="tenants/t/models/model_2")
+        deleted.deleted_at = deleted.created_at
+        kept = [model.storage_key, str(clean.storage_key), job.checkpoint_key]
+    orphans = ["tenants/t/models/model_3", f"jobs/{job.id}/artifact_1", deleted.storage_key]
+    for key in kept + orphans:
+        _put(settings, key)
+    _put(settings, "tenants/t/models/young", age=timedelta(0))
+    _put(settings, "somebody_elses/file")
+    store = make_store(settings)
+
+    Collector(store, sessions, HOUR).run()
+
+    assert [key for key in orphans if _has(store, key, tmp_path)] == []
+    untouched = [*kept, "tenants/t/models/young", "somebody_elses/file"]
+    assert [key for key in untouched if not _has(store, key, tmp_path)] == []
+
+
+def test_checkpoint_of_a_job_that_was_cancelled_while_it_waited_goes(
+    settings: Settings, sessions: SessionFactory, tmp_path: Path
+) -> None:
+    with transaction(sessions) as session:
+        job = add_job(session)
+        job.checkpoint_key = f"jobs/{job.id}/checkpoint_1"
+        job.checkpoint_sha256 = "0" * 64
+        job.status = JobStatus.CANCELLED
+        key = job.checkpoint_key
+    _put(settings, key, age=timedelta(0))
+    store = make_store(settings)
+    Collector(store, sessions, HOUR).run()
+    assert not _has(store, key, tmp_path)
+    with transaction(sessions) as session:
+        assert session.get_one(Job, job.id).checkpoint_key is None
