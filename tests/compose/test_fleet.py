@@ -1,0 +1,75 @@
+"""Three worker hosts and an S3 store: run by `make compose-test`."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.compose.conftest import Installation, run, wait_until
+from tests.compose.test_installation import SLOW
+from tests.e2e.inputs import quick_request
+
+pytestmark = pytest.mark.compose
+
+
+def _network_of(fleet: Installation, container: str) -> str:
+    (network,) = fleet.inspect(container)["NetworkSettings"]["Networks"]
+    return str(network)
+
+
+def _container_named(fleet: Installation, hostname: str) -> tuple[str, str]:
+    """The service and the whole id of the container with this host name."""
+    for service in ("worker-a", "worker-b", "worker-c"):
+        for container in fleet.containers(service):
+            if container.startswith(hostname):
+                return service, container
+    raise AssertionError(f"no worker is named {hostname}")
+
+
+def test_results_come_from_s3_by_a_presigned_address(fleet: Installation, tmp_path: Path) -> None:
+    with fleet.user() as user:
+        job = user.wait(user.submit(**quick_request(user, tmp_path)))
+        assert job["status"] == "succeeded", job
+        model = user.http.get(f"/v1/models/{job['result_model_id']}").json()
+        answer = user.http.get(f"/v1/models/{job['result_model_id']}/file")
+        assert answer.status_code == 307, answer.text
+    file = httpx.get(answer.headers["location"])  # with no key of the service
+    assert file.status_code == 200
+    assert len(file.content) == model["bytes"]
+    assert "sanitized-suspect.pth" in file.headers["content-disposition"]
+
+
+def test_job_of_a_host_that_is_cut_off_ends_elsewhere_and_its_late_writes_are_refused(
+    fleet: Installation, tmp_path: Path
+) -> None:
+    with fleet.user() as user:
+        job_id = user.submit(**quick_request(user, tmp_path, method=SLOW))
+        user.wait(job_id, "running")
+        wait_until(
+            lambda: fleet.sql(f"SELECT checkpoint_key FROM jobs WHERE id = '{job_id}'") != ""
+        )
+        service, cut_off = _container_named(fleet, fleet.worker_of(job_id))
+        network = _network_of(fleet, cut_off)
+        run("docker", "network", "disconnect", network, cut_off)
+
+        job = user.wait(job_id, seconds=300)
+        assert job["status"] == "succeeded", job
+        assert job["attempt"] == 2
+        elsewhere, _ = _container_named(fleet, fleet.worker_of(job_id))
+        assert elsewhere != service
+        assert "the run goes on from a checkpoint in the store" in fleet.logs(elsewhere)
+        events = fleet.sql(f"SELECT count(*) FROM job_events WHERE job_id = '{job_id}'")
+
+        run("docker", "network", "connect", network, cut_off)
+        wait_until(lambda: "this attempt's work is dropped" in fleet.logs(service), seconds=300)
+        assert fleet.sql(f"SELECT count(*) FROM job_events WHERE job_id = '{job_id}'") == events
+        assert user.job(job_id) == job
+        # The host is of use again.
+        wait_until(
+            lambda: (
+                fleet.sql(
+                    "SELECT count(*) FROM workers WHERE heartbeat_at > now() - interval '6 s'"
+                )
+                == "3"
+            )
+        )
