@@ -139,8 +139,9 @@ class Settings(BaseSettings):
         default="auto",
         pattern="^(auto|required|off)$",
         description="Whether each run is shut into its own files and out of TCP, by the kernel's "
-        "Landlock. auto: as far as this kernel can, and not with a `child_command`; required: a "
-        "worker that cannot do all of it does not start; off.",
+        "Landlock. auto: as far as this kernel can, but not with a `child_command` nor on CUDA "
+        "devices, where it was not tried yet; required: always, and a worker that cannot do all of "
+        "it does not start; off.",
     )
 
     checkpoint_seconds: float = Field(

@@ -10,5 +10,7 @@ from celery.__main__ import main
 from worker import app
 
 if __name__ == "__main__":
-    sys.argv[1:] = ["-A", app.__name__, "worker", *sys.argv[1:]]
+    # Workers know of each other by the database: what Celery would tell them is noise.
+    quiet = ("--without-gossip", "--without-mingle")
+    sys.argv[1:] = ["--quiet", "-A", app.__name__, "worker", *quiet, *sys.argv[1:]]
     main()

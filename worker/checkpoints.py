@@ -114,9 +114,13 @@ class CheckpointKeeper:
         try:
             with transaction(self._sessions) as session:
                 jobs.keep_checkpoint(session, self._claim, StoredCheckpoint(key, stored.sha256))
-        except (LeaseLost, *DATABASE_AWAY) as error:
+        except LeaseLost as error:
             log.warning("the checkpoint is not kept", reason=str(error))
             self._delete(key)
+            return
+        except DATABASE_AWAY as error:
+            # Whether the row names it now is not known: if it does not, it is collected later.
+            log.warning("whether the checkpoint is kept is not known", reason=str(error))
             return
         self._kept = version
         if self._kept_key is not None:

@@ -103,21 +103,24 @@ def require(settings: Settings, version: int) -> None:
         raise IsolationMissing(missing)
 
 
-def is_on(settings: Settings, version: int) -> bool:
+def is_on(settings: Settings, version: int, *, uses_cuda: bool = False) -> bool:
     """Whether runs are shut in.
 
     A command of the operator's own is let alone unless it is `required`: it may be a sandbox, which
-    could not mount anything any more, and may lie anywhere.
+    could not mount anything any more, and may lie anywhere. So is a run on a CUDA device: what the
+    driver needs was not tried on one yet, and a guess would stop every job of a worker.
     """
     if settings.child_isolation == "auto":
-        return version > 0 and not settings.child_command
+        return version > 0 and not settings.child_command and not uses_cuda
     return settings.child_isolation == "required"
 
 
-def report(settings: Settings, version: int) -> None:
+def report(settings: Settings, version: int, *, uses_cuda: bool = False) -> None:
     """Logs once what runs are not kept from."""
     missing = find_missing(version)
-    if is_on(settings, version):
+    if is_on(settings, version) and not is_on(settings, version, uses_cuda=uses_cuda):
+        log.warning("runs on CUDA are not shut into their folders: `required` tries it")
+    elif is_on(settings, version):
         if missing:
             log.warning("runs are shut in, but not as well as they could be", missing=missing)
     elif settings.child_command:

@@ -42,6 +42,7 @@ class WorkerProcess:
         self._stopping = threading.Event()
         slots = Slots(settings.slots, Device(settings.device), find_cuda_devices())
         store = make_store(settings)
+        self._uses_cuda = slots.uses_cuda
         device = "cuda" if slots.uses_cuda else "cpu"
         registry = make_registry()
         run_metrics = RunMetrics(registry, device=device, slots=settings.slots)
@@ -81,8 +82,8 @@ class WorkerProcess:
         self._settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         log.info("worker starts", worker_id=self.id, slots=self._settings.slots)
         version = landlock.find_version()
-        isolation.report(self._settings, version)
-        if isolation.is_on(self._settings, version):
+        isolation.report(self._settings, version, uses_cuda=self._uses_cuda)
+        if isolation.is_on(self._settings, version, uses_cuda=self._uses_cuda):
             bytecode.compile_ahead()
         self._metrics_server.start()
         for thread in self._threads:

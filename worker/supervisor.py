@@ -321,11 +321,10 @@ class _Attempt:
         return given or max(1, (os.cpu_count() or 1) // self._settings.slots)
 
     def _allowed(self, folder: JobFolder, slot: Slot) -> isolation.Allowed | None:
-        if not isolation.is_on(self._settings, landlock.find_version()):
+        uses_cuda = bool(slot.cuda_devices)
+        if not isolation.is_on(self._settings, landlock.find_version(), uses_cuda=uses_cuda):
             return None
-        return isolation.find_allowed(
-            folder, self._settings.reference_roots, uses_cuda=bool(slot.cuda_devices)
-        )
+        return isolation.find_allowed(folder, self._settings.reference_roots, uses_cuda=uses_cuda)
 
     def _environment(self, folder: JobFolder, slot: Slot) -> dict[str, str]:
         """All that the child gets to see: no database, no broker, no store."""

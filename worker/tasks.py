@@ -51,11 +51,15 @@ def make_app(settings: Settings) -> Celery:
 
     app.task(run_job, name=queue.RUN_JOB)
 
+    def start(**_: object) -> None:
+        logs.configure(settings)  # Celery's own time for it comes later
+        process().start()
+
     # The signals are of the whole process, and a worker process has one app. `weak` is off because
     # nothing else holds these functions.
     connect = {"weak": False}
     signals.setup_logging.connect(lambda **_: logs.configure(settings), **connect)
-    signals.worker_init.connect(lambda **_: process().start(), **connect)
+    signals.worker_init.connect(start, **connect)
     signals.worker_shutting_down.connect(lambda **_: process().begin_stop(), **connect)
     signals.worker_shutdown.connect(lambda **_: process().stop(), **connect)
     return app

@@ -95,10 +95,20 @@ class Installation:
 
     def worker_of(self, job_id: str) -> str:
         """Host name of the worker that has a job: the id of its container, shortened."""
-        return self.sql(
-            f"SELECT hostname FROM workers w JOIN jobs j ON j.worker_id = w.id "
+        hostname = self.sql(
+            "SELECT hostname FROM workers w JOIN jobs j ON j.worker_id = w.id "
             f"WHERE j.id = '{job_id}'"
         )
+        assert hostname, f"no worker has {job_id}"
+        return hostname
+
+    def ended_at(self, job_id: str, *services: str) -> str:
+        """The container, as compose names it in logs (`worker-2`), where a job succeeded."""
+        for service in services:
+            for line in self.logs(service).splitlines():
+                if job_id in line and '"outcome": "succeeded"' in line:
+                    return line.partition("|")[0].replace("\x1b[2K", "").strip()
+        raise AssertionError(f"no worker says that {job_id} succeeded")
 
     def sql(self, query: str) -> str:
         """The answer of the database, as text."""

@@ -183,9 +183,10 @@ def test_job_of_a_killed_worker_ends_at_another_of_three(
     held = [installation.worker_of(job_id) for job_id in job_ids]
     assert len(set(held)) == 3
 
+    killed = installation.inspect(held[0])["Name"].removeprefix(f"/{installation.name}-")
     run("docker", "kill", held[0])
 
     jobs = [_wait(user, job_id) for job_id in job_ids]
     assert [job["status"] for job in jobs] == ["succeeded"] * 3, jobs
     assert [job["attempt"] for job in jobs] == [2, 1, 1]
-    assert installation.worker_of(job_ids[0]) != held[0]
+    assert installation.ended_at(job_ids[0], "worker") != killed

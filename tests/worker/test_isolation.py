@@ -288,12 +288,21 @@ class TestSetting:
         settings = _settings(child_isolation=mode, child_command=command)
         assert isolation.is_on(settings, version) is expected
 
+    def test_run_on_cuda_is_shut_in_only_where_that_is_required(self) -> None:
+        modes = ("auto", "required", "off")
+        assert [
+            isolation.is_on(_settings(child_isolation=mode), NEWEST, uses_cuda=True)
+            for mode in modes
+        ] == [False, True, False]
+
 
 class TestReport:
     @staticmethod
-    def _logged(version: int, **given: Any) -> list[tuple[str, str, object]]:
+    def _logged(
+        version: int, *, uses_cuda: bool = False, **given: Any
+    ) -> list[tuple[str, str, object]]:
         with capture_logs() as logs:
-            isolation.report(_settings(**given), version)
+            isolation.report(_settings(**given), version, uses_cuda=uses_cuda)
         return [(line["log_level"], line["event"], line.get("missing")) for line in logs]
 
     def test_what_this_kernel_cannot_do_is_said(self) -> None:
@@ -304,6 +313,13 @@ class TestReport:
     def test_kernel_without_it_is_warned_of(self) -> None:
         ((level, event, _),) = self._logged(0)
         assert (level, event) == ("warning", "runs are not shut into their folders")
+
+    def test_worker_with_cuda_is_warned_that_its_runs_are_not_shut_in(self) -> None:
+        ((level, event, _),) = self._logged(NEWEST, uses_cuda=True)
+        assert (level, event.split(":")[0]) == (
+            "warning",
+            "runs on CUDA are not shut into their folders",
+        )
 
     def test_nothing_is_said_where_nothing_is_missing(self) -> None:
         assert self._logged(NEWEST) == []
