@@ -1,11 +1,18 @@
-"""What Celery does at a worker's start and end, beside its own."""
+"""What Celery does in a worker's life, beside its own."""
 
+import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
-from celery import bootsteps
+import redis
+from celery import Celery, bootsteps
+from celery.worker.request import Request
 
 TOUCH_SECONDS = 5.0
+LOOK_SECONDS = 1.0
+ACKNOWLEDGE_SECONDS = 5.0
+"""How long an acknowledgement may take before it counts as lost."""
 
 
 def touch_while_alive(path: Path) -> type[bootsteps.StartStopStep]:
@@ -28,3 +35,43 @@ def touch_while_alive(path: Path) -> type[bootsteps.StartStopStep]:
             path.unlink(missing_ok=True)
 
     return Alive
+
+
+def connect_again_after_a_lost_acknowledgement(app: Celery) -> None:
+    """Makes workers connect to the broker anew once they could not acknowledge a message.
+
+    Celery only logs it. The message would count as one in work for good, and a worker that takes
+    no more messages than it has slots would never take another: a cut of the network during a long
+    job was enough.
+    """
+    waiting: deque[tuple[float, Any]] = deque()
+
+    class WatchedRequest(Request):  # type: ignore[misc]  # celery ships no types
+        def acknowledge(self) -> None:
+            super().acknowledge()  # the main loop does it, a little later
+            waiting.append((time.monotonic(), self.message))
+
+    class ConnectAgain(bootsteps.StartStopStep):  # type: ignore[misc]  # as above
+        requires = {"celery.worker.consumer.tasks:Tasks"}  # noqa: RUF012  # celery's own way
+
+        def __init__(self, parent: Any, **options: Any) -> None:
+            super().__init__(parent, **options)
+            self._timer: Any = None
+
+        def start(self, parent: Any) -> None:
+            waiting.clear()
+            self._timer = parent.timer.call_repeatedly(LOOK_SECONDS, self._look)
+
+        def stop(self, _parent: Any) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+
+        def _look(self) -> None:
+            while waiting and waiting[0][1].acknowledged:
+                waiting.popleft()
+            if waiting and time.monotonic() - waiting[0][0] > ACKNOWLEDGE_SECONDS:
+                # The main loop takes it for what it is: the connection is of no more use.
+                raise redis.ConnectionError("a message could not be acknowledged")
+
+    app.Task.Request = WatchedRequest
+    app.steps["consumer"].add(ConnectAgain)

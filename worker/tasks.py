@@ -10,7 +10,7 @@ from service import logs, queue
 from service.settings import Settings
 from service.tracing import require_installed
 from worker import isolation, landlock
-from worker.bootsteps import touch_while_alive
+from worker.bootsteps import connect_again_after_a_lost_acknowledgement, touch_while_alive
 from worker.devices import find_cuda_devices, uses_cuda
 from worker.process import WorkerProcess
 
@@ -38,6 +38,7 @@ def make_app(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
     )
 
+    connect_again_after_a_lost_acknowledgement(app)
     if settings.alive_file is not None:
         app.steps["worker"].add(touch_while_alive(settings.alive_file))
 
