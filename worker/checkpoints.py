@@ -6,7 +6,6 @@ The file is written and read by children alone; here it is bytes.
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import structlog
@@ -91,12 +90,7 @@ class CheckpointKeeper:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._thread is not None:
             self._thread.stop()
 
