@@ -117,6 +117,14 @@ def wait() -> None:
 
 
 @behaviour
+def succeed_once_allowed() -> None:
+    (WORK / "attempts").open("a").write("x")
+    while not (WORK / "go").exists():
+        time.sleep(0.05)
+    succeed()
+
+
+@behaviour
 def ignore_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     wait()

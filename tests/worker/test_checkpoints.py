@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from sanitizer import run_state
 from service.db.session import transaction
 from service.db.tables import Job, Model
 from service.jobs import service as jobs
 from tests.worker.conftest import Bench
+from worker import checkpoints
 from worker.outcomes import Lost, Released, Succeeded
 
 
@@ -39,6 +41,10 @@ def _release_half_way(bench: Bench, behaviour: str, **changes: object) -> str:
     assert isinstance(outcome, Released)
     bench.stopping.clear()
     return job_id
+
+
+def test_supervisor_and_run_mean_the_same_file() -> None:
+    assert checkpoints.FILE_NAME == run_state.FILE_NAME
 
 
 def test_another_host_goes_on_from_the_checkpoint_in_the_store(

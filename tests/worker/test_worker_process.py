@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
 
 from service import queue
 from service.cli.stack import environment_of
@@ -18,6 +20,7 @@ from service.jobs import service as jobs
 from service.settings import Settings
 from tests.databases import every_database
 from tests.worker.conftest import ROOT, Bench, child_command
+from tests.worker.faulty_network import FaultyNetwork
 
 WAIT_SECONDS = 90.0
 
@@ -161,3 +164,32 @@ def test_worker_touches_its_alive_file_until_it_stops(workers: Workers, tmp_path
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert not path.exists()
+
+
+def test_worker_whose_acknowledgement_was_lost_takes_the_next_job(
+    bench: Bench, workers: Workers
+) -> None:
+    broker = urlsplit(bench.settings.broker_url.get_secret_value())
+    assert broker.port is not None
+    producer = queue.make_producer(bench.settings)
+
+    def allow(job_id: str) -> None:
+        workers.wait_until(lambda: _attempts(bench, job_id) == 1)
+        (bench.folder(job_id) / "work" / "go").touch()
+
+    with FaultyNetwork(broker.port) as network:
+        url = f"redis://127.0.0.1:{network.port}{broker.path}"
+        first = bench.add_job()
+        queue.send_job(producer, first)
+        workers.start("succeed_once_allowed", broker_url=SecretStr(url))
+        workers.wait_until(lambda: _attempts(bench, first) == 1)
+        network.cut()
+        allow(first)
+        workers.wait_until(lambda: "Couldn't ack" in workers.read_logs())
+        assert _has_status(bench, first, JobStatus.SUCCEEDED)
+        network.mend()
+
+        second = bench.add_job()
+        queue.send_job(producer, second)
+        allow(second)
+        workers.wait_until(lambda: _has_status(bench, second, JobStatus.SUCCEEDED))
