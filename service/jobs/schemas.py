@@ -11,6 +11,7 @@ from sanitizer.spec import (
     Device,
     MethodConfig,
     Policy,
+    Precision,
     Probes,
     Seed,
     check_probe_names,
@@ -84,6 +85,12 @@ class JobRequest(Input):
     seed: Seed = Field(default=0, description="Of every random choice of the run.")
     device: Device | None = Field(
         default=None, description="Where to compute. Null: what the worker is set up for."
+    )
+    precision: Precision = Field(
+        default=Precision.AUTO,
+        description="What the networks compute in while they are trained; weights are kept, and "
+        "models measured, as they came. `auto`: bfloat16 where the processor or the device "
+        "computes in it natively, else float32.",
     )
 
     _probe_names = field_validator("probes")(check_probe_names)

@@ -54,6 +54,7 @@ def build_spec(
         policy=request.policy,
         seed=request.seed,
         device=request.device or device,
+        precision=request.precision,
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,
     )

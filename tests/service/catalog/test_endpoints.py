@@ -17,7 +17,7 @@ def test_methods_come_with_schema_and_defaults_that_make_a_request(client: httpx
             "object": "method",
             "name": entry.name,
             "description": entry.description,
-            "presets": ["paper"],
+            "presets": ["paper", "fast"],
             "defaults": method["defaults"],
             "json_schema": entry.json_schema(),
         }
