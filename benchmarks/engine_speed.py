@@ -2,8 +2,8 @@
 
     python -m benchmarks.engine_speed --rounds 5
 
-Each round runs, in turning order and each as a process of its own, `benchmarks.reference_loop` (what
-a researcher would write) and `python -m sanitizer run` with each preset: same model (the ARGD
+Each round runs, in turning order and each as a process of its own, `benchmarks.reference_loop`
+(what a researcher would write) and `python -m sanitizer run` with each preset: same model (the ARGD
 authors' WRN-16-1), same 2,500 clean images, same seed, measured before and after on the same test
 file. The round's number is the seed of draw and training. Prints medians over rounds, ratios within
 rounds, ACC and ASR, and writes JSON. A round that is there is not repeated.
@@ -209,8 +209,8 @@ def summarise(
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The summary, for people."""
     lines = [
-        "| | whole job, s | ratio | training, s | ratio | epoch of teacher / student, s | images/s | "
-        "share of peak | peak memory, MB | ACC % | ASR % |",
+        "| | whole job, s | ratio | training, s | ratio | epoch of teacher / student, s "
+        "| images/s | share of peak | peak memory, MB | ACC % | ASR % |",
         "|---" * 11 + "|",
     ]
     for row in rows:
