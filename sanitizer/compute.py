@@ -53,7 +53,8 @@ def prepare(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     # The same run must give the same bytes; an operation without a deterministic kernel is told of.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Not by `use_deterministic_algorithms`, which does the same and imports torch's compiler (1 s).
+    torch.set_deterministic_debug_mode("warn")
     # It also fills every new tensor, lest one be read that was never written: a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
     torch.backends.cudnn.benchmark = False

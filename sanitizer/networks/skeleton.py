@@ -38,10 +38,12 @@ class SkeletonMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        if func in _INITIALISING and args[0].is_meta:
-            return args[
-                0
-            ]  # there is nothing to fill, and finding that out takes torch half the time
+        if func in _INITIALISING or getattr(func, "__module__", None) == nn.init.__name__:
+            tensor = args[0] if args else given["tensor"]
+            if tensor.is_meta:
+                # There is nothing to fill. Finding that out takes torch half of the time, and the
+                # import of its compiler, a second.
+                return tensor
         if func in _ALLOCATING:
             # An explicit None, as nn.Module passes it on, means "unsaid" too.
             given["device"] = given.get("device") or "meta"

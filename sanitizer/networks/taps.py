@@ -43,6 +43,7 @@ _STAGES: Mapping[str, tuple[str, ...]] = {
 """Modules that are the stages of residual networks, by the beginning of the name."""
 
 _HEADS = frozenset({"classifier", "fc", "head", "heads", "linear", "aux1", "aux2", "AuxLogits"})
+_SMALL_PIXELS = 64 * 64
 _POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
@@ -53,7 +54,7 @@ def find_taps(
 
     On a residual network the outputs of its stages; on any other, the last module output at each
     spatial resolution, a token grid counting as one. Maps of a single pixel are left out, and so
-    is the classifier. Nothing is computed: shapes alone pass through the network.
+    is the classifier. The shapes are those of a forward pass.
 
     Args:
         network: The network; it is left as it is.
@@ -98,7 +99,7 @@ def find_taps(
 def _trace(
     network: nn.Module, paths: Sequence[str], input_size: tuple[int, int], channels: int
 ) -> list[tuple[str, torch.Size]]:
-    """Output shapes in the order of completion, from a pass over the meta device, batch 2."""
+    """Output shapes in the order of completion, from a pass of two images."""
     outputs: list[tuple[str, torch.Size]] = []
 
     def note(path: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -110,16 +111,17 @@ def _trace(
         return hook
 
     modes = [(module, module.training) for module in network.modules()]
-    weightless = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*network.named_parameters(), *network.named_buffers())
-    }
+    tensors = dict((*network.named_parameters(), *network.named_buffers()))
+    # A pass of shapes alone imports torch's compiler, a second; small images are through by then.
+    if input_size[0] * input_size[1] > _SMALL_PIXELS:
+        tensors = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
     handles = [network.get_submodule(p).register_forward_hook(note(p)) for p in paths]
     try:
         network.eval()
-        images = torch.empty(2, channels, *input_size, device="meta")
+        device = next(iter(tensors.values())).device
+        images = torch.zeros(2, channels, *input_size, device=device)
         with torch.no_grad():
-            torch.func.functional_call(network, weightless, (images,))
+            torch.func.functional_call(network, tensors, (images,))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise InvalidSpec(
             f"Images of {input_size[0]}x{input_size[1]} pixels do not pass through the network: "
