@@ -165,7 +165,7 @@ def rounds(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def training_seconds(result: dict[str, Any]) -> float:
     """Seconds of all epochs of a job."""
-    return sum(sum(epochs) for epochs in result["epoch_seconds"].values())
+    return float(sum(sum(epochs) for epochs in result["epoch_seconds"].values()))
 
 
 def summarise(

@@ -1,6 +1,5 @@
 """What a run does not import: start-up is part of what a small job takes."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
