@@ -179,7 +179,7 @@ def summarise(
         pairs = zip(mine, base, strict=True)
         if figure == "training":
             return statistics.median(training_seconds(a) / training_seconds(b) for a, b in pairs)
-        return statistics.median(a[figure] / b[figure] for a, b in pairs)
+        return float(statistics.median(a[figure] / b[figure] for a, b in pairs))
 
     epoch = {
         stage: statistics.median(
