@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from time import monotonic
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sanitizer.attacks.trigger import Trigger, make_trigger
@@ -58,6 +59,9 @@ from sanitizer.report.verdict import decide
 from sanitizer.run_state import CheckpointDamaged, RunState
 from sanitizer.spec import DataSource, SanitizeSpec
 
+Digests = NDArray[np.uint8]
+"""Of each image of a set, [N, 16]."""
+
 EXAMPLE_PICTURES = 8
 MAX_NAME_BYTES = 150
 
@@ -71,8 +75,11 @@ class Inputs:
     input_file: ModelFile
     clean: ImageSet
     clean_record: DataRecord
+    clean_sha256: str
+    """Of pixels and labels, whatever file they came from."""
     evaluation: ImageSet
     evaluation_record: DataRecord
+    evaluation_sha256: str
     curve: ImageSet | None
     examples: Tensor
     """[N, C, H, W], uint8: evaluation images whose class is not the first probe's target."""
@@ -189,7 +196,9 @@ class _Run:
             )
         clean = self._decode(clean_source, indices, suspect, "clean")
         evaluation = self._decode(evaluation_source, evaluation_indices, suspect, "evaluation")
-        self._warn_of_overlap(clean, evaluation)
+        clean_digests = clean.digests(_LoadProgress(self._emit))
+        evaluation_digests = evaluation.digests(_LoadProgress(self._emit))
+        self._warn_of_overlap(clean_digests, evaluation_digests)
         curve = None
         if spec.curve_images:
             amount = min(spec.curve_images, len(evaluation.labels))
@@ -213,6 +222,7 @@ class _Run:
                 seed=spec.clean_data.seed,
                 source="given",
             ),
+            clean_sha256=_digest(clean, clean_digests),
             evaluation=evaluation,
             evaluation_record=DataRecord(
                 images=len(evaluation.labels),
@@ -221,6 +231,7 @@ class _Run:
                 seed=(spec.evaluation_data or spec.clean_data).seed,
                 source="held_out" if held_out else "given",
             ),
+            evaluation_sha256=_digest(evaluation, evaluation_digests),
             curve=curve,
             examples=examples,
             example_labels=example_labels,
@@ -268,13 +279,13 @@ class _Run:
                 taps=taps,
             )
 
-    def _warn_of_overlap(self, clean: ImageSet, evaluation: ImageSet) -> None:
-        seen = set(_image_digests(clean))
-        both = sum(digest in seen for digest in _image_digests(evaluation))
+    def _warn_of_overlap(self, clean: Digests, evaluation: Digests) -> None:
+        seen = {digest.tobytes() for digest in clean}
+        both = sum(digest.tobytes() in seen for digest in evaluation)
         if both:
             self._warn(
                 "data_overlap",
-                f"{both} of {len(evaluation.labels)} evaluation images are among the images "
+                f"{both} of {len(evaluation)} evaluation images are among the images "
                 "trained on; their share of the accuracy says nothing about new images.",
             )
 
@@ -594,23 +605,15 @@ def _fingerprint(
         "precision": str(precision),
         "threads": torch.get_num_threads(),
         "model": inputs.input_file.sha256,
-        "clean": _digest(inputs.clean),
-        "evaluation": _digest(inputs.evaluation),
+        "clean": inputs.clean_sha256,
+        "evaluation": inputs.evaluation_sha256,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _image_digests(image_set: ImageSet) -> Iterator[bytes]:
-    for index in range(len(image_set)):
-        pixels = image_set.read(np.array([index]))
-        yield hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
-
-
-def _digest(image_set: ImageSet) -> str:
-    """Of pixels and labels, whatever file they came from."""
+def _digest(image_set: ImageSet, digests: Digests) -> str:
     digest = hashlib.sha256(np.asarray(image_set.labels).tobytes())
-    for image in _image_digests(image_set):
-        digest.update(image)
+    digest.update(digests.tobytes())
     return digest.hexdigest()
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import structlog
 
-IMPORTS = "import sanitizer.pipeline, torch._dynamo"
-"""The second is what torch's optimizers import once they are used: half of all modules."""
+IMPORTS = (
+    "import sanitizer.pipeline, sanitizer.report.plots, sanitizer.report.render, torch._dynamo"
+)
+"""The last is what torch's optimizers import once they are used: half of all modules."""
 
 log = structlog.get_logger(__name__)
 

@@ -18,6 +18,7 @@ from worker import bytecode, isolation, landlock
 from worker.collect import make_collecting
 from worker.devices import Slots, find_cuda_devices
 from worker.folders import remove_stale
+from worker.fonts import FontList
 from worker.heartbeat import Heartbeat, make_worker_id
 from worker.metrics import MetricsServer, RunMetrics, make_registry
 from worker.observer import Observers, RunObserver
@@ -55,6 +56,7 @@ class WorkerProcess:
             from worker.tracing import RunTracer  # here: OpenTelemetry is an extra
 
             observers.append(RunTracer(self._tracing))
+        self._fonts = FontList()
         self._supervisor = Supervisor(
             settings,
             self._sessions,
@@ -63,6 +65,7 @@ class WorkerProcess:
             stopping=self._stopping,
             wake=lambda job_id: queue.publish_wakeup(producer, job_id),
             observers=Observers(observers),
+            fonts=self._fonts,
         )
         self._heartbeat = Heartbeat(
             self._sessions,
@@ -85,6 +88,8 @@ class WorkerProcess:
         isolation.report(self._settings, version, uses_cuda=self._uses_cuda)
         if isolation.is_on(self._settings, version, uses_cuda=self._uses_cuda):
             bytecode.compile_ahead()
+        if not self._settings.child_command:
+            self._fonts.begin()
         self._metrics_server.start()
         for thread in self._threads:
             thread.start()

@@ -22,6 +22,7 @@ from worker import checkpoints, isolation, landlock, results
 from worker.child import Child, Limits
 from worker.devices import Slot, Slots
 from worker.folders import JobFolder, job_folder, remove_folder
+from worker.fonts import FontList
 from worker.inputs import Inputs
 from worker.lease import LeaseKeeper
 from worker.observer import Observers, Phase
@@ -60,6 +61,7 @@ class Supervisor:
         stopping: Set when this worker shall end: jobs are given back.
         wake: Tells whoever streams a job's events that there are new ones.
         observers: Look on; see `worker.observer`.
+        fonts: The list of fonts that each run gets.
     """
 
     settings: Settings
@@ -69,6 +71,7 @@ class Supervisor:
     stopping: threading.Event
     wake: Callable[[str], None]
     observers: Observers = field(default_factory=Observers)
+    fonts: FontList = field(default_factory=FontList)
 
     def run(self, claim: Claim) -> Outcome:
         """Takes a claimed job to the end of this attempt, and writes how it ended."""
@@ -174,6 +177,7 @@ class _Attempt:
                 self._hear_out(child, story)
         finally:
             code = child.finish()
+            log.info("child has ended", pid=child.pid, exit_code=code)
         self._enter(Phase.STORE)
         if self._lease.lost:
             return Lost()
@@ -329,6 +333,7 @@ class _Attempt:
     def _environment(self, folder: JobFolder, slot: Slot) -> dict[str, str]:
         """All that the child gets to see: no database, no broker, no store."""
         threads = str(self._threads())
+        fonts = self._at.fonts.place(folder.home)
         return {
             **{name: os.environ[name] for name in INHERITED if name in os.environ},
             "LANG": "C.UTF-8",
@@ -337,4 +342,5 @@ class _Attempt:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "CUDA_VISIBLE_DEVICES": slot.cuda_devices,
+            **({} if fonts is None else {"MPLCONFIGDIR": str(fonts)}),
         }

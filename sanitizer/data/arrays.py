@@ -19,6 +19,7 @@ from sanitizer.data.class_folders import checked_entries, file_digest, open_zip
 from sanitizer.data.source import (
     ImageSource,
     Limits,
+    MadeNames,
     Payload,
     check_any,
     listed,
@@ -29,7 +30,7 @@ from sanitizer.errors import DataUnreadable, UnsafeArchive
 IMAGE_KEYS = ("images", "image", "x", "data")
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 1 << 20
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 """What zipfile and numpy raise on a damaged member."""
 
@@ -67,11 +68,12 @@ class NpzSource(ImageSource):
         self._channels_first = len(images.shape) == 4 and images.shape[3] not in (1, 3)
         count = images.shape[0]
         check_any(count, self.layout)
+        key = images.key
         classes, ordered = order_numbered(_to_int64(raw.reshape(-1)), None, class_names)
         super().__init__(
             labels=ordered,
             classes=classes,
-            names=[f"{images.key}[{i}]" for i in range(count)],
+            names=MadeNames(count, lambda i: f"{key}[{i}]"),
             limits=limits,
         )
 

@@ -37,7 +37,7 @@ _MAGIC_BYTES = 16
 Handle = TypeVar("Handle")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _File(Generic[Handle]):
     """A file of the tree: where it lies below the root, and how to get at it."""
 
@@ -74,7 +74,6 @@ class FolderSource(ImageSource):
         self._path = path
         tree = _scan_folder(path, limits)
         arranged = _arrange(tree, class_names, self.layout, self._starts_like_an_image)
-        self._images = arranged.images
         super().__init__(
             labels=arranged.labels,
             classes=arranged.classes,
@@ -85,19 +84,19 @@ class FolderSource(ImageSource):
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, Payload]]:
         for position, index in enumerate(indices):
-            image = self._images[index]
+            name = self.names[index]
             try:
-                with open(image.handle, "rb") as file:
+                with open(self._path / name, "rb") as file:
                     yield position, file.read(self.limits.image_bytes)
             except FileNotFoundError as error:
-                raise CorruptImage(image.name, "the file is gone") from error
+                raise CorruptImage(name, "the file is gone") from error
 
     def digest(self) -> str:
         """SHA-256 of names, sizes and times of change; the images themselves are read only once."""
         digest = hashlib.sha256()
-        for image in self._images:
-            found = os.stat(image.handle)
-            digest.update(repr((image.name, found.st_size, found.st_mtime_ns)).encode())
+        for name in self.names:
+            found = os.stat(self._path / name)
+            digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
         return digest.hexdigest()
 
     @staticmethod
@@ -117,15 +116,16 @@ class ZipSource(ImageSource):
             entries = checked_entries(archive, path, limits)
             tree = _scan_zip(entries, limits)
 
-            def starts_like_an_image(entry: zipfile.ZipInfo) -> bool:
-                with archive.open(entry) as member:
+            def starts_like_an_image(number: int) -> bool:
+                with archive.open(entries[number]) as member:
                     return _is_image_start(member.read(_MAGIC_BYTES))
 
             try:
                 arranged = _arrange(tree, class_names, self.layout, starts_like_an_image)
             except _ZIP_DAMAGE as error:
                 raise DataUnreadable(f"The zip is damaged: {error}. Pack it again.") from error
-        self._images = arranged.images
+        # zipfile keeps a kilobyte an entry: the numbers of the entries are enough between readings.
+        self._entries = np.array([image.handle for image in arranged.images], dtype=np.int64)
         super().__init__(
             labels=arranged.labels,
             classes=arranged.classes,
@@ -135,15 +135,19 @@ class ZipSource(ImageSource):
         )
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, Payload]]:
-        # By place in the file: a disk, or a network, reads forward fastest.
-        offsets = np.array([self._images[i].handle.header_offset for i in indices], dtype=np.int64)
         with open_zip(self._path) as archive:
+            entries = archive.infolist()
+            if len(entries) <= int(self._entries.max()):
+                raise DataUnreadable("The zip has changed while it was read. Try again.")
+            wanted = self._entries[indices]
+            # By place in the file: a disk, or a network, reads forward fastest.
+            offsets = np.array([entries[i].header_offset for i in wanted], dtype=np.int64)
             for position in np.argsort(offsets, kind="stable"):
-                image = self._images[indices[position]]
                 try:
-                    yield int(position), archive.read(image.handle)
+                    yield int(position), archive.read(entries[wanted[position]])
                 except _ZIP_DAMAGE as error:
-                    raise CorruptImage(image.name, f"its place in the zip: {error}") from error
+                    name = self.names[indices[position]]
+                    raise CorruptImage(name, f"its place in the zip: {error}") from error
 
     def digest(self) -> str:
         return file_digest(self._path)
@@ -244,10 +248,11 @@ def _hidden(parts: Iterable[str]) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
-def _scan_zip(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> _Tree[zipfile.ZipInfo]:
-    files: list[_File[zipfile.ZipInfo]] = []
+def _scan_zip(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> _Tree[int]:
+    """The files, each with the number of its entry."""
+    files: list[_File[int]] = []
     folders: set[tuple[str, ...]] = set()
-    for entry in entries:
+    for number, entry in enumerate(entries):
         parts = _parts(entry.filename)
         if not parts or _hidden(parts):
             continue
@@ -255,7 +260,7 @@ def _scan_zip(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> _Tree[zipfi
             folders.add(parts)
         else:
             _check_image_bytes("/".join(parts), entry.file_size, limits)
-            files.append(_File(parts, entry))
+            files.append(_File(parts, number))
         folders.update(parts[:depth] for depth in range(1, len(parts)))
     return _Tree(files, frozenset(folders))
 

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -16,16 +17,22 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from sanitizer.data.pixels import check_channels, to_pixels
-from sanitizer.data.source import ImageSource, Payload
+from sanitizer.data.source import ImageSource, MadeNames, Payload
 from sanitizer.errors import OutOfDisk
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
 
+DIGEST_BYTES = 16
+_DIGEST_CHUNK_BYTES = 4 << 20
 _LAYOUT_VERSION = 1
-_CHUNK_IMAGES = 32
+_CHUNK_IMAGES = 256
 _CHUNK_BYTES = 16 << 20
-"""Encoded: a few dozen chunks are in memory at a time, whatever the size of an image."""
+"""Encoded: a few chunks are in memory at a time, whatever the size of an image."""
+_CHUNK_DECODED_BYTES = 4 << 20
+_SMALL_IMAGE_BYTES = 4 << 10
+"""Encoded. With smaller ones most of the time is Python's own, and more threads would only hand
+its lock to and fro: 10,000 images of 32 x 32 took one thread 1.1 s and two 1.4 s."""
 
 
 class ImageSet:
@@ -72,7 +79,7 @@ class ImageSet:
     ) -> Self:
         """A set of images that are in memory. Without names, classes and images go by number."""
         numbers = [str(i) for i in range(int(labels.max(initial=-1)) + 1)]
-        names = [f"image {i}" for i in range(len(labels))]
+        names = MadeNames(len(labels), lambda i: f"image {i}")
         given = numbers if class_names is None else class_names
         return cls(images, labels.astype(np.int64), given, names)
 
@@ -106,10 +113,23 @@ class ImageSet:
             self._whole,
             self.labels[indices],
             self.class_names,
-            [self.names[i] for i in indices],
+            _picked(self.names, indices),
             resized=self.resized,
             rows=indices if self._rows is None else self._rows[indices],
         )
+
+    def digests(self, on_progress: Progress | None = None) -> NDArray[np.uint8]:
+        """BLAKE2b of the pixels of each image, uint8 [N, 16], in constant memory beside that."""
+        found = np.empty((len(self), DIGEST_BYTES), np.uint8)
+        chunk = max(1, _DIGEST_CHUNK_BYTES // max(1, int(np.prod(self.shape))))
+        for start in range(0, len(self), chunk):
+            places = np.arange(start, min(start + chunk, len(self)))
+            images = self.read(places).reshape(len(places), -1)
+            of_each = (hashlib.blake2b(i.data, digest_size=DIGEST_BYTES).digest() for i in images)
+            found[places] = np.frombuffer(b"".join(of_each), np.uint8).reshape(-1, DIGEST_BYTES)
+            if on_progress is not None:
+                on_progress(int(places[-1]) + 1, len(self))
+        return found
 
     def class_counts(self, num_classes: int) -> list[int]:
         """Images of each class."""
@@ -138,7 +158,7 @@ def decode(
         input_size: Height and width; images of another size are resized, and counted.
         channels: 1 or 3; images of the other kind are converted.
         folder: Belongs to this run alone; made if it is not there.
-        threads: That decode; None: one a processor, at most 8.
+        threads: That decode, at most; None: one a processor, at most 8.
 
     Raises:
         CorruptImage: An image cannot be decoded.
@@ -177,9 +197,13 @@ def decode(
         images,
         source.labels[indices],
         source.class_names,
-        [source.names[i] for i in indices],
+        _picked(source.names, indices),
         resized=resized,
     )
+
+
+def _picked(names: Sequence[str], indices: NDArray[np.int64]) -> MadeNames:
+    return MadeNames(len(indices), lambda i: names[int(indices[i])])
 
 
 def _key(source: ImageSource, indices: NDArray[np.int64], shape: tuple[int, ...]) -> str:
@@ -218,20 +242,25 @@ def _decode_to(
 
         def decode_chunk(chunk: Sequence[tuple[int, Payload]]) -> int:
             resized = 0
-            for position, payload in chunk:
-                pixels, was_resized = to_pixels(
+            decoded = np.empty((len(chunk), *shape[1:]), np.uint8)
+            for place, (position, payload) in enumerate(chunk):
+                decoded[place], was_resized = to_pixels(
                     payload,
                     source.names[indices[position]],
                     input_size=(shape[2], shape[3]),
                     channels=shape[1],
                     max_pixels=source.limits.image_pixels,
                 )
-                offset = len(header) + position * image_bytes
-                _pwrite_all(descriptor, pixels.tobytes(), offset)
                 resized += was_resized
+            # At once what lies side by side: a system call an image would cost a third of the time.
+            for run in _runs([position for position, _ in chunk]):
+                offset = len(header) + chunk[run.start][0] * image_bytes
+                _pwrite_all(descriptor, decoded[run].data.cast("B"), offset)
             return resized
 
-        resized = _in_threads(decode_chunk, source, indices, on_progress, threads)
+        chunk_images = max(1, min(_CHUNK_IMAGES, _CHUNK_DECODED_BYTES // max(1, image_bytes)))
+        chunks = _chunks(source.read(indices), chunk_images)
+        resized = _in_threads(decode_chunk, chunks, len(indices), on_progress, threads)
         os.fsync(descriptor)
     except BaseException:
         part_path.unlink(missing_ok=True)
@@ -244,8 +273,8 @@ def _decode_to(
 
 def _in_threads(
     decode_chunk: Callable[[Sequence[tuple[int, Payload]]], int],
-    source: ImageSource,
-    indices: NDArray[np.int64],
+    chunks: Iterator[list[tuple[int, Payload]]],
+    images: int,
     on_progress: Progress | None,
     threads: int,
 ) -> int:
@@ -259,11 +288,14 @@ def _in_threads(
         resized += future.result()
         done += size
         if on_progress is not None:
-            on_progress(done, len(indices))
+            on_progress(done, images)
 
+    first = next(chunks, [])
+    if _bytes(first) < _SMALL_IMAGE_BYTES * len(first):
+        threads = 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
-        for chunk in _chunks(source.read(indices)):
+        for chunk in chain([first] if first else [], chunks):
             waiting.append((len(chunk), pool.submit(decode_chunk, chunk)))
             if len(waiting) > 2 * threads:
                 finish_one()
@@ -274,17 +306,32 @@ def _in_threads(
     return resized
 
 
-def _chunks(items: Iterator[tuple[int, Payload]]) -> Iterator[list[tuple[int, Payload]]]:
+def _runs(positions: Sequence[int]) -> Iterator[slice]:
+    """The parts of a list in which each number is by one higher than the one before."""
+    start = 0
+    for end in range(1, len(positions) + 1):
+        if end == len(positions) or positions[end] != positions[end - 1] + 1:
+            yield slice(start, end)
+            start = end
+
+
+def _chunks(
+    items: Iterator[tuple[int, Payload]], images: int
+) -> Iterator[list[tuple[int, Payload]]]:
     chunk: list[tuple[int, Payload]] = []
     size = 0
     for position, payload in items:
         chunk.append((position, payload))
-        size += payload.nbytes if isinstance(payload, np.ndarray) else len(payload)
-        if len(chunk) == _CHUNK_IMAGES or size >= _CHUNK_BYTES:
+        size += _bytes([(position, payload)])
+        if len(chunk) == images or size >= _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _bytes(items: Sequence[tuple[int, Payload]]) -> int:
+    return sum(p.nbytes if isinstance(p, np.ndarray) else len(p) for _, p in items)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
@@ -295,7 +342,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
-def _pwrite_all(descriptor: int, data: bytes, offset: int) -> None:
+def _pwrite_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)

@@ -18,6 +18,7 @@ from sanitizer.data.source import (
     ClassOrder,
     ImageSource,
     Limits,
+    MadeNames,
     Payload,
     check_any,
     listed,
@@ -30,6 +31,7 @@ IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
 
 _BATCH_ROWS = 256
+_BUFFER_BYTES = 1 << 20
 _DAMAGE = (pa.ArrowException, OSError)
 """What pyarrow raises on a damaged file; its OSErrors are mostly about the content."""
 
@@ -69,7 +71,8 @@ class ParquetSource(ImageSource):
             if np.searchsorted(wanted, starts[group]) < np.searchsorted(wanted, starts[group + 1])
         ]
         try:
-            with pq.ParquetFile(self._path) as file:
+            # With a buffer a group is read piece by piece: some writers make one group of it all.
+            with pq.ParquetFile(self._path, buffer_size=_BUFFER_BYTES) as file:
                 for group in groups:
                     row = int(starts[group])
                     at = int(np.searchsorted(wanted, row))
@@ -143,11 +146,18 @@ def _image_leaves(field: Any) -> tuple[str, str | None]:
     )
 
 
-def _names(file: Any, path_leaf: str | None, count: int) -> list[str]:
-    if path_leaf is None:
-        return [f"row {i}" for i in range(count)]
-    paths = _flat(file.read(columns=[path_leaf]).column(0).combine_chunks()).to_pylist()
-    return [f"row {i} ({path})" if path else f"row {i}" for i, path in enumerate(paths)]
+def _names(file: Any, path_leaf: str | None, count: int) -> MadeNames:
+    if path_leaf is None or not count:
+        return MadeNames(count, lambda i: f"row {i}")
+    # Left in Arrow's columns: strings of Python's would take four times as much.
+    column = file.read(columns=[path_leaf]).column(0)
+    paths = pa.chunked_array([_flat(chunk) for chunk in column.chunks])
+
+    def make(index: int) -> str:
+        path = paths[index].as_py()
+        return f"row {index} ({path})" if path else f"row {index}"
+
+    return MadeNames(count, make)
 
 
 def _flat(column: Any) -> Any:

@@ -4,9 +4,9 @@ Data comes from strangers. Nothing here unpacks a file to disk, follows a link o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,34 @@ class ClassOrder:
     names: tuple[str, ...]
     index: Mapping[str, int]
     complete: bool
+
+
+class MadeNames(Sequence[str]):
+    """Names that are made when somebody asks for one.
+
+    Only an error does; as strings they would be the largest thing that is kept of an image.
+
+    Args:
+        length: How many there are.
+        make: Gives the name at a position, 0 to `length` - 1.
+    """
+
+    def __init__(self, length: int, make: Callable[[int], str]) -> None:
+        self._places = range(length)
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> "list[str]": ...
+
+    def __getitem__(self, position: int | slice) -> "str | list[str]":
+        found = self._places[position]
+        return self._make(found) if isinstance(found, int) else [self._make(i) for i in found]
 
 
 class ImageSource(ABC):

@@ -1,5 +1,6 @@
 """Measures a model: ACC on clean images, ASR and RA with each trigger on."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from sanitizer.evaluation import metrics
 from sanitizer.report.model import Evaluation, ProbeResult
 
 BATCH_SIZE = 500
+BATCH_VALUES = BATCH_SIZE * 3 * 96 * 96
+"""Larger images go through in smaller batches: 500 of 224 x 224 took gigabytes of feature maps."""
 
 
 @torch.inference_mode()
@@ -90,6 +93,7 @@ def _probe_result(
 
 
 def _batches(image_set: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(image_set), BATCH_SIZE):
-        places = np.arange(start, min(start + BATCH_SIZE, len(image_set)))
+    size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(image_set.shape)))
+    for start in range(0, len(image_set), size):
+        places = np.arange(start, min(start + size, len(image_set)))
         yield torch.from_numpy(image_set.read(places)), torch.from_numpy(image_set.labels[places])

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC
@@ -35,6 +36,7 @@ MAX_PARTS = 10_000
 """S3 takes no more for one object."""
 PARTS_IN_FLIGHT = 2
 CHUNK_BYTES = 1 << 20
+COPY_BYTES = 64 << 20
 LIST_PAGE = 1000
 ABORT_SECONDS = 10.0
 """How long a cancelled upload may take to be aborted before it is left to itself."""
@@ -116,10 +118,14 @@ class ObstoreStore:
         store: Where the files are.
         probe: The same place, for `ping`: one that does not wait.
         s3: What signs addresses, and names the bucket in errors.
+        folder: Where the files are, if in a folder.
     """
 
-    def __init__(self, store: Any, *, probe: Any = None, s3: S3 | None = None) -> None:
+    def __init__(
+        self, store: Any, *, probe: Any = None, s3: S3 | None = None, folder: Path | None = None
+    ) -> None:
         self._store = store
+        self._folder = folder
         self._probe = probe or store
         self._s3 = s3
         self._bucket = "" if s3 is None else s3.place.bucket
@@ -128,7 +134,8 @@ class ObstoreStore:
     def local(cls, folder: Path) -> Self:
         """Files in a folder, which is made if it is not there."""
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(LocalStore(folder.resolve(), automatic_cleanup=True))
+        folder = folder.resolve()
+        return cls(LocalStore(folder, automatic_cleanup=True), folder=folder)
 
     @classmethod
     def s3(cls, s3: S3) -> Self:
@@ -240,22 +247,39 @@ class ObstoreStore:
     def fetch(self, key: str, path: Path, *, sha256: str | None = None) -> StoredObject:
         """See the contract."""
         check_key(key)
-        tally = _Tally()
         part = path.with_name(f"{path.name}.part")
         try:
-            with self._named_errors(key):
-                result = obstore.get(self._store, key)
-                with part.open("wb") as file:
-                    for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
-                        tally.add(chunk)
-                        file.write(chunk)
-            fetched = tally.total()
+            if self._folder is not None and sys.platform == "linux":
+                fetched = self._copy(self._folder / key, key, part)
+            else:
+                fetched = self._download(key, part)
             if sha256 is not None and fetched.sha256 != sha256:
                 raise ContentDiffers(key, expected=sha256, received=fetched.sha256)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         return fetched
+
+    def _download(self, key: str, path: Path) -> StoredObject:
+        tally = _Tally()
+        with self._named_errors(key):
+            result = obstore.get(self._store, key)
+            with path.open("wb") as file:
+                for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                    tally.add(chunk)
+                    file.write(chunk)
+        return tally.total()
+
+    def _copy(self, stored: Path, key: str, path: Path) -> StoredObject:
+        """By the kernel, then hashed: obstore's stream took five times as long for a gigabyte."""
+        with self._named_errors(key):
+            source = stored.open("rb")
+        with source, path.open("wb") as file:
+            while os.sendfile(file.fileno(), source.fileno(), None, COPY_BYTES):
+                pass
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return StoredObject(os.fstat(file.fileno()).st_size, sha256)
 
     def delete(self, key: str) -> None:
         """See the contract."""

@@ -18,6 +18,7 @@ from tests.databases import every_database
 from tests.worker.conftest import Bench
 from worker.devices import Slots
 from worker.folders import job_folder
+from worker.fonts import FontList
 from worker.outcomes import Cancelled, Failed, Lost, Released, Succeeded
 
 
@@ -90,6 +91,17 @@ def test_child_sees_no_address_and_no_secret(
     assert seen["CUDA_VISIBLE_DEVICES"] == ""
     assert seen["OMP_NUM_THREADS"] == "1"
     assert seen["HOME"].startswith(str(bench.folder(job_id)))
+
+
+def test_child_is_told_of_its_copy_of_the_list_of_fonts(bench: Bench, tmp_path: Path) -> None:
+    fonts = FontList()
+    thread = fonts.begin()
+    assert thread is not None
+    thread.join(60)
+    job_id = bench.add_job()
+    replace(bench.supervisor("show_environment"), fonts=fonts).run(bench.claim(job_id))
+    seen = json.loads(_model_content(bench, job_id, tmp_path))
+    assert seen["MPLCONFIGDIR"] == str(bench.folder(job_id) / "home" / "matplotlib")
 
 
 def test_child_is_asked_for_what_the_row_says(bench: Bench, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,9 @@ from sanitizer.spec import DataSource
 from .files import encode, pixels, png, write_tree
 
 
-def source_of(root: Path, images: int = 6) -> ImageSource:
+def source_of(root: Path, images: int = 6, side: int = 8) -> ImageSource:
     """Images 0.png to n.png in turn in the classes a and b."""
-    files = {f"{'ab'[i % 2]}/{i:03}.png": png(i) for i in range(images)}
+    files = {f"{'ab'[i % 2]}/{i:03}.png": png(i, side, side) for i in range(images)}
     return open_source(DataSource(path=write_tree(root / "data", files)))
 
 
@@ -47,6 +48,13 @@ def count_reads(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> list[in
     return reads
 
 
+def build_large_set() -> ImageSet:
+    """Nine images of a megabyte."""
+    rows = np.arange(9, dtype=np.uint8)[:, None, None, None]
+    images = np.broadcast_to(rows, (9, 1, 1024, 1024)).copy()
+    return ImageSet.from_arrays(images, np.zeros(9, np.int64))
+
+
 def test_images_are_decoded_in_the_order_of_the_indices(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     result = decoded(source, tmp_path / "out", indices=[5, 0, 3])
@@ -58,11 +66,12 @@ def test_images_are_decoded_in_the_order_of_the_indices(tmp_path: Path) -> None:
 
 
 def test_many_images_keep_their_places_under_parallel_decoding(tmp_path: Path) -> None:
-    source = source_of(tmp_path, 300)
-    result = decoded(source, tmp_path / "out")
-    for index in range(0, 300, 7):
+    side = 40  # more than the few kilobytes that one thread decodes alone
+    result = decoded(source_of(tmp_path, 600, side), tmp_path / "out", size=(side, side))
+    for index in range(0, 600, 7):
         seed = int(result.names[index].split("/")[1][:3])
-        np.testing.assert_array_equal(result.images[index], pixels(seed).transpose(2, 0, 1))
+        expected = pixels(seed, side, side).transpose(2, 0, 1)
+        np.testing.assert_array_equal(result.images[index], expected)
 
 
 def test_the_images_are_a_read_only_memory_map(tmp_path: Path) -> None:
@@ -70,6 +79,26 @@ def test_the_images_are_a_read_only_memory_map(tmp_path: Path) -> None:
     assert isinstance(images, np.memmap)
     assert (images.dtype, images.shape) == (np.uint8, (6, 3, 8, 8))
     assert not images.flags.writeable
+
+
+def test_digest_is_of_the_pixels_of_one_image(tmp_path: Path) -> None:
+    image_set = decoded(source_of(tmp_path), tmp_path / "out", indices=[3, 0, 3])
+    digests = image_set.digests()
+    assert digests.dtype == np.uint8
+    assert digests.shape == (3, 16)
+    expected = hashlib.blake2b(pixels(1).transpose(2, 0, 1).tobytes(), digest_size=16)
+    assert image_set.names[0] == "b/001.png"
+    assert digests[0].tobytes() == digests[2].tobytes() == expected.digest()
+    assert digests[1].tobytes() != digests[0].tobytes()
+
+
+def test_digests_of_more_images_than_are_read_at_once_are_those_of_each() -> None:
+    image_set = build_large_set()
+    told: list[tuple[int, int]] = []
+    digests = image_set.digests(lambda done, total: told.append((done, total)))
+    alone = [image_set.subset(np.array([i])).digests()[0] for i in range(len(image_set))]
+    np.testing.assert_array_equal(digests, alone)
+    assert told == [(4, 9), (8, 9), (9, 9)]
 
 
 def test_images_of_another_size_are_resized_and_counted(tmp_path: Path) -> None:
@@ -172,17 +201,17 @@ def test_a_full_disk_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_progress_ends_with_all(tmp_path: Path) -> None:
-    source, told = source_of(tmp_path, 70), list[tuple[int, int]]()
+    source, told = source_of(tmp_path, 300), list[tuple[int, int]]()
     for _ in range(2):
         decode(
             source,
-            np.arange(70),
+            np.arange(300),
             input_size=(8, 8),
             channels=3,
             folder=tmp_path / "out",
             on_progress=lambda done, total: told.append((done, total)),
         )
-    assert told == [(32, 70), (64, 70), (70, 70), (70, 70)]
+    assert told == [(256, 300), (300, 300), (300, 300)]
 
 
 def test_no_images_make_an_empty_set(tmp_path: Path) -> None:

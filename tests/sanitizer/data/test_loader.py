@@ -1,4 +1,13 @@
+import select
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +19,10 @@ from sanitizer.errors import NotEnoughImages
 from sanitizer.randomness import make_generator
 from sanitizer.spec import Training
 
+from .files import encode, pixels, write_parquet
+
 CPU = torch.device("cpu")
+PROGRAM = Path(__file__).with_name("reading_program.py")
 
 
 def build_set(images: int) -> ImageSet:
@@ -77,8 +89,8 @@ def test_an_epoch_taken_up_at_any_step_goes_on_with_the_same_batches(
 
 def test_a_set_read_from_the_map_gives_what_a_resident_one_gives() -> None:
     settings = (Training(), 10, CPU, (1,))
-    resident = Batches(build_set(40), *settings).epoch(0)
-    mapped = Batches(build_set(40), *settings, resident_bytes=0).epoch(0)
+    resident = Batches(build_set(40), *settings, resident_bytes=1 << 20).epoch(0)
+    mapped = Batches(build_set(40), *settings).epoch(0)
     for (left, left_labels), (right, right_labels) in zip(resident, mapped, strict=True):
         assert torch.equal(left, right)
         assert torch.equal(left_labels, right_labels)
@@ -114,3 +126,74 @@ def test_a_subset_gives_its_own_images() -> None:
 def test_fewer_than_two_images_are_refused(images: int) -> None:
     with pytest.raises(NotEnoughImages, match=f"{images} images came to train on"):
         plain(images, 4)
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+JPEGS = [encode(pixels(seed, 32, 32), "JPEG") for seed in range(10)]
+
+
+def make_npz(path: Path, images: int) -> None:
+    whole = np.zeros((images, 32, 32, 3), np.uint8)
+    with path.open("wb") as file:
+        np.savez(file, images=whole, labels=np.arange(images) % 10)
+
+
+def make_zip(path: Path, images: int) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(images):
+            archive.writestr(f"{i % 10}/{i:06}.jpg", JPEGS[i % 10])
+
+
+def make_parquet(path: Path, images: int) -> None:
+    """One row group, as writers that do not think of images make them."""
+    encoded = [JPEGS[i % 10] for i in range(images)]
+    paths = [f"image_{i:06}.jpg" for i in range(images)]
+    labels = pa.array(np.arange(images) % 10)
+    write_parquet(path, encoded, labels, paths=paths, row_group_size=images)
+
+
+def peak_bytes(process: "subprocess.Popen[str]", path: Path, images: int) -> int:
+    """The most private memory that the program has while it takes in the images of a file."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{path}\n")
+    process.stdin.flush()
+    highest = 0
+    deadline = time.monotonic() + 60
+    while not select.select([process.stdout], [], [], 0.005)[0]:
+        highest = max(highest, private_bytes(process.pid))
+        assert time.monotonic() < deadline
+    assert process.stdout.readline() == f"{images}\n"
+    return highest
+
+
+def private_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return 1024 * int(line.split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells of private memory")
+@pytest.mark.parametrize(
+    ("make", "bytes_an_image"),
+    # Decoded, an image has 3,072. Of a zip, Python keeps a kilobyte an entry while it is opened;
+    # Arrow fills its buffers little by little.
+    [(make_npz, 500), (make_zip, 1500), (make_parquet, 1500)],
+    ids=["npz", "zip", "parquet"],
+)
+def test_private_memory_does_not_grow_with_the_images(
+    make: Callable[[Path, int], None], bytes_an_image: int, tmp_path: Path
+) -> None:
+    few, many = 5_000, 20_000
+    make(tmp_path / "few", few)
+    make(tmp_path / "many", many)
+    with subprocess.Popen(
+        [sys.executable, "-P", str(PROGRAM)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        before = peak_bytes(process, tmp_path / "few", few)
+        after = peak_bytes(process, tmp_path / "many", many)
+    assert (after - before) / (many - few) < bytes_an_image
