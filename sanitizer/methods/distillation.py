@@ -11,6 +11,7 @@ from sanitizer.methods.attention import attention_map
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.methods.teacher import FrozenTeacher
 from sanitizer.networks.taps import TapPoint, Taps, tapped
+from sanitizer.parallel.group import ALONE, Group
 
 
 class DistillationStep(Step):
@@ -20,10 +21,17 @@ class DistillationStep(Step):
         student: The network that is trained.
         teacher: Of the same architecture; frozen here.
         points: Where both are tapped.
+        group: Who shares each batch.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, points: Sequence[TapPoint]) -> None:
-        super().__init__(student)
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        points: Sequence[TapPoint],
+        group: Group = ALONE,
+    ) -> None:
+        super().__init__(student, group)
         self.teacher = FrozenTeacher(teacher)
         self.points = tuple(points)
         self._student_taps: Taps | None = None
@@ -52,6 +60,10 @@ class DistillationStep(Step):
         self.teacher(images)
         student = [attention_map(features) for features in self._student_taps.take()]
         teacher = [attention_map(features) for features in self._teacher_taps.take()]
+        # Edges and embedding are made of the whole batch: its maximum, its mean and variance. Maps
+        # are small, a number a pixel of a tap.
+        logits, *maps = self.group.gather([logits, *student, *teacher], len(labels))
+        student, teacher = maps[: len(student)], maps[len(student) :]
         return StepOutput(
             logits,
             {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sanitizer.errors import TrainingDiverged
 from sanitizer.methods.step import Step
+from sanitizer.parallel.batch_norm import whole_batch_norm
 from sanitizer.randomness import derive_seed
 from sanitizer.spec import Training
 
@@ -21,7 +22,10 @@ class BatchSource(Protocol):
     def steps_per_epoch(self) -> int: ...
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float images in [0, 1] and int64 labels of the steps from `start_step` on."""
+        """Float images in [0, 1] and int64 labels of the steps from `start_step` on.
+
+        The images are this process's share of the batch, the labels those of the whole.
+        """
         ...
 
 
@@ -111,14 +115,19 @@ def train(
     # Dropout and the like draw from torch's global generators: they are seeded for each step, so
     # that a resumed run draws what it would have drawn, and put back as they were in the end.
     devices = [device] if device.type == "cuda" else []
-    with step.attached(), torch.random.fork_rng(devices):
+    with (
+        step.attached(),
+        whole_batch_norm(network, step.group),
+        torch.random.fork_rng(devices),
+    ):
         while progress.epoch < training.epochs:
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate(progress.epoch)
             network.train()
             resumed_seconds, begun = progress.seconds, perf_counter()
             for images, labels in batches.epoch(progress.epoch, progress.step):
-                torch.manual_seed(derive_seed(*seed_parts, progress.epoch, progress.step))
+                moment = (progress.epoch, progress.step, *step.group.seed_parts)
+                torch.manual_seed(derive_seed(*seed_parts, *moment))
                 _one_step(step, optimizer, progress, images, labels)
                 progress.step += 1
                 progress.seconds = resumed_seconds + perf_counter() - begun
@@ -150,6 +159,7 @@ def _one_step(
     loss = torch.stack(list(output.losses.values())).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+    step.group.sum_gradients(step.network.parameters())
     optimizer.step()
     size = labels.shape[0]
     correct = (output.logits.detach().argmax(dim=1) == labels).sum()

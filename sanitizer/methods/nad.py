@@ -8,6 +8,7 @@ from sanitizer.methods.argd.losses import node_loss
 from sanitizer.methods.attention import weights_per_tap
 from sanitizer.methods.distillation import DistillationStep
 from sanitizer.networks.taps import TapPoint
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.spec import NadConfig
 
 NODE_WEIGHTS = (500.0, 1000.0, 1000.0)
@@ -23,8 +24,9 @@ class NadStep(DistillationStep):
         teacher: nn.Module,
         points: Sequence[TapPoint],
         config: NadConfig,
+        group: Group = ALONE,
     ) -> None:
-        super().__init__(student, teacher, points)
+        super().__init__(student, teacher, points, group)
         self.node_weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, len(self.points))
 
     def align(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Mapping[str, Tensor]:

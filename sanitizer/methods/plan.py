@@ -12,6 +12,7 @@ from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
 from sanitizer.spec import ArgdConfig, FinetuneConfig, MethodConfig, NadConfig, Training
 
@@ -27,12 +28,14 @@ class Bench:
         teacher: Starts as the suspect model too.
         taps: Where both are tapped.
         seed: Of the run.
+        group: Who shares each batch.
     """
 
     student: nn.Module
     teacher: nn.Module
     taps: Sequence[TapPoint]
     seed: int
+    group: Group = ALONE
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                     Stage.DISTIL,
                     "student",
                     config.student,
-                    lambda bench: NadStep(bench.student, bench.teacher, bench.taps, config),
+                    lambda bench: NadStep(
+                        bench.student, bench.teacher, bench.taps, config, bench.group
+                    ),
                     relative_cost=4,
                 ),
             )
@@ -83,6 +88,7 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                         bench.taps,
                         config,
                         make_generator(bench.seed, Stage.DISTIL, "projections"),
+                        bench.group,
                     ),
                     relative_cost=4.5,
                 ),
@@ -94,6 +100,6 @@ def _finetuning(stage: Stage, trains: Role, training: Training) -> TrainingStage
         stage,
         trains,
         training,
-        lambda bench: FinetuneStep(getattr(bench, trains)),
+        lambda bench: FinetuneStep(getattr(bench, trains), bench.group),
         relative_cost=3,
     )

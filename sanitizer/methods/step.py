@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from sanitizer.parallel.group import ALONE, Group
+
 
 @dataclass(frozen=True)
 class StepOutput:
     """What a step makes of one batch."""
 
     logits: Tensor
-    """[B, classes], of the trained network."""
+    """[B, classes], of the trained network, for the whole batch."""
     losses: Mapping[str, Tensor]
     """Scalars by name, already weighted: what is minimised is their sum."""
 
@@ -24,18 +26,21 @@ class Step(ABC):
 
     Attributes:
         network: What is trained. Its mode (train or eval) is the loop's business.
+        group: Who shares each batch. A step gathers what its losses are made of, so that everybody
+            has the losses of the whole batch.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, group: Group = ALONE) -> None:
         self.network = network
+        self.group = group
 
     @abstractmethod
     def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
         """Losses of one batch.
 
         Args:
-            images: [B, C, H, W], float, in [0, 1].
-            labels: [B], int64.
+            images: [B, C, H, W], float, in [0, 1]; where a group shares the batch, its own rows.
+            labels: [B], int64, of the whole batch.
         """
 
     def attached(self) -> AbstractContextManager[object]:

@@ -148,6 +148,7 @@ class Report(_Part):
     method: dict[str, Any] = Field(description="Every setting as it was used.")
     seed: int
     device: str
+    devices: int = Field(default=1, ge=1, description="How many of them shared the run.")
     versions: dict[str, str]
     before: Evaluation
     after: Evaluation

@@ -9,6 +9,7 @@ from sanitizer.methods.argd.losses import RelationEmbedding, edge_loss, node_los
 from sanitizer.methods.attention import weights_per_tap
 from sanitizer.methods.distillation import DistillationStep
 from sanitizer.networks.taps import TapPoint
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.spec import ArgdConfig
 
 NODE_WEIGHTS = (2000.0, 5000.0, 2000.0)
@@ -25,8 +26,9 @@ class ArgdStep(DistillationStep):
         points: Sequence[TapPoint],
         config: ArgdConfig,
         generator: torch.Generator,
+        group: Group = ALONE,
     ) -> None:
-        super().__init__(student, teacher, points)
+        super().__init__(student, teacher, points, group)
         taps = len(self.points)
         self.config = config
         self.node_weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, taps)
