@@ -62,8 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.exit_with_parent:
         _exit_with_parent()
-    if options.command == "rank":
-        end_with_launcher(options.launcher)
+    if options.command != "rank":
+        return _execute(options)
+    end_with_launcher(options.launcher)
+    code = _execute(options)
+    # Gloo's threads may hold tensors until the very end, when Python can free none any more: they
+    # would abort the process (pytorch/pytorch#179291).
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _execute(options: argparse.Namespace) -> int:
     with _event_stream() as stream:
 
         def emit(event: Event) -> None:

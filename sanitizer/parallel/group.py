@@ -225,6 +225,8 @@ def joined(meeting: Path, rank: int, size: int, device: torch.device) -> Iterato
     They find each other by a file, and talk over the loopback interface (gloo, for tensors on the
     CPU) and by NCCL (for those on a GPU).
 
+    Once the block is done, everybody waits for the others: nobody goes while he may be needed.
+
     Args:
         meeting: The file; in a folder that is theirs alone, and not there before the run.
         device: Of this process.
@@ -251,10 +253,11 @@ def joined(meeting: Path, rank: int, size: int, device: torch.device) -> Iterato
     processes = dist.group.WORLD
     if processes is None:
         raise RuntimeError("torch has joined no group")
-    try:
-        yield JoinedGroup(rank, size, processes)
-    finally:
-        dist.destroy_process_group()
+    group = JoinedGroup(rank, size, processes)
+    yield group
+    # Not where something has gone wrong: it could wait for those that are gone, and who fails ends.
+    group.wait()
+    dist.destroy_process_group()
 
 
 @contextmanager

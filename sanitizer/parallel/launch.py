@@ -6,7 +6,6 @@ listens on every interface, and nothing that is needed: nobody joins later, and 
 not begun again by itself.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -86,6 +85,8 @@ def end_with_launcher(launcher: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
+        import ctypes  # here: most runs are one process
+
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != launcher:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -2,17 +2,26 @@
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, PlainSerializer, SkipValidation, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SkipValidation,
+    field_validator,
+    model_validator,
+)
 
 from sanitizer.events import Stage
 from sanitizer.report.model import ArtifactKind, Evaluation, Report, Verdict
 from sanitizer.spec import (
     ArgdConfig,
     Device,
+    Devices,
     MethodConfig,
     Policy,
     Probes,
     Seed,
+    check_batch_sizes,
     check_probe_names,
 )
 from service.db.tables import JobStatus
@@ -85,8 +94,14 @@ class JobRequest(Input):
     device: Device | None = Field(
         default=None, description="Where to compute. Null: what the worker is set up for."
     )
+    devices: Devices = 1
 
     _probe_names = field_validator("probes")(check_probe_names)
+
+    @model_validator(mode="after")
+    def _batches_for_all(self) -> Self:
+        check_batch_sizes(self.method, self.devices)
+        return self
 
 
 class JobCreate(JobRequest):
