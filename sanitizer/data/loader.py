@@ -75,7 +75,7 @@ class Batches:
             places = order[step * self._batch_size : (step + 1) * self._batch_size]
             rows = self._group.share(len(places))
             images = self._pixels.read(places[rows])
-            if self._training is not None:
+            if self._training is not None and len(images):
                 drawn = make_generator(*self._seed_parts, "augment", epoch, step)
                 images = augment(images, self._training, drawn, share=rows, of=len(places))
             yield _to_float(images), self._pixels.labels(places)

@@ -1,6 +1,9 @@
 """Several real processes that join a group, and do something together."""
 
 import multiprocessing
+import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -37,8 +40,14 @@ class Processes:
 def _join(meeting: Path, rank: int, size: int, task: Task, given: tuple[Any, ...]) -> Any:
     torch.set_num_threads(1)
     group: Group
-    with joined(meeting, rank, size, torch.device("cpu")) as group:
-        return task(group, *given)
+    try:
+        with joined(meeting, rank, size, torch.device("cpu")) as group:
+            return task(group, *given)
+    except BaseException:
+        # It has left the others waiting, who end with it: the test fails, and does not hang.
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 @pytest.fixture(scope="session")
