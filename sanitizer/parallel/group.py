@@ -268,6 +268,7 @@ def _others_may_be_lost() -> Iterator[None]:
         raise
     except RuntimeError as error:  # gloo's, and the base of torch.distributed's own
         raise ProcessLost(
-            "Another process of this run has ended, or cannot be reached: "
-            f"{str(error).splitlines()[0]}. Run it again, or ask for fewer devices."
+            "Another of the processes that share this run has ended, or cannot be reached. Run it "
+            "again, or ask for fewer devices.",
+            reason=str(error),
         ) from error

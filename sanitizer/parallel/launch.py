@@ -68,7 +68,7 @@ def launch(spec: Path, out: Path, work: Path, devices: int, events: TextIO) -> i
         if meeting.code is not None:
             return meeting.code
         codes = {} if result is None else {r: f.exitcode for r, f in result.failures.items()}
-        return meeting.error or _without_a_word(codes, devices)
+        return _why(meeting.error, codes, devices)
     except SignalException as ended:
         if ended.sigval == signal.SIGINT:
             raise KeyboardInterrupt from ended
@@ -92,9 +92,16 @@ def end_with_launcher(launcher: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _without_a_word(codes: Mapping[int, int], devices: int) -> ErrorEvent:
-    """`codes` by rank; negative ones are signals, SIGTERM mostly the launcher's own."""
+def _why(said: ErrorEvent | None, codes: Mapping[int, int], devices: int) -> ErrorEvent:
+    """What is told of a run that failed.
+
+    Args:
+        said: What a process has left.
+        codes: Exit codes by rank; negative ones are signals, SIGTERM mostly the launcher's own.
+    """
     ended = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM]
+    if said is not None and (said.code != ProcessLost.code or not ended):
+        return said
     rank = next(iter([*ended, *codes]), 0)
     code = codes.get(rank, 0)
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
