@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from sanitizer.events import ErrorEvent, Event, MetricEvent, ResultEvent, StageEvent, parse
 from sanitizer.pipeline import sanitize
@@ -21,7 +22,9 @@ from sanitizer.spec import SanitizeSpec
 from tests.sanitizer.builders import QUICK_TRAINING, write_model, write_spec
 
 MODEL = "sanitized-suspect.pth"
-TRAINING = QUICK_TRAINING | {"phases": [{"epochs": 2, "learning_rate": 0.002}]}
+TRAINING = QUICK_TRAINING | {"phases": [{"epochs": 2, "learning_rate": 1e-4}]}
+"""Gentle: in 32 bits a step that a kink of a ReLU lies in makes two runs part, if only the order of
+their sums differs. `test_training` has 64 bits and steps of the usual size."""
 METHOD = {"name": "argd", "teacher": TRAINING, "student": TRAINING}
 ENDLESS = {
     "name": "finetune",
@@ -90,6 +93,17 @@ def is_zombie(pid: int) -> bool:
     return True
 
 
+def weights(path: Path) -> Tensor:
+    """All that is trained, as one vector."""
+    state = torch.load(path, weights_only=True)["state_dict"]
+    kept = [v.flatten() for name, v in state.items() if "running" not in name and "num" not in name]
+    return torch.cat(kept).double()
+
+
+def distance(mine: Tensor, other: Tensor) -> float:
+    return float((mine - other).norm())
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Event], str, int]:
     """A run that two processes have shared: its folder, events, standard error and exit code."""
@@ -129,10 +143,13 @@ def test_model_and_figures_are_those_of_one_process(
     report = Report.model_validate_json((folder / "out" / "report.json").read_bytes())
     assert report.after == expected.after
     assert report.before == expected.before
-    weights = torch.load(folder / "out" / MODEL, weights_only=True)["state_dict"]
-    for name, value in torch.load(tmp_path / MODEL, weights_only=True)["state_dict"].items():
-        # Rounding, which the kinks of ReLUs enlarge: 64 bits agree far closer, see test_training.
-        assert torch.allclose(weights[name], value, rtol=1e-3, atol=1e-4), name
+    suspect, theirs, ours = (
+        weights(path)
+        for path in (folder / "in" / "suspect.pth", tmp_path / MODEL, folder / "out" / MODEL)
+    )
+    trained = distance(suspect, theirs)
+    assert trained > 0.1
+    assert distance(theirs, ours) < 0.01 * trained
 
 
 def test_run_whose_processes_were_killed_ends_in_the_same_bytes(
