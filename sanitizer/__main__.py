@@ -28,7 +28,9 @@ from sanitizer.errors import (
 )
 from sanitizer.events import ErrorEvent, Event, to_line
 from sanitizer.exits import Exit
-from sanitizer.report.model import Verdict
+from sanitizer.parallel.launch import end_with_launcher, launch
+from sanitizer.parallel.meeting import Meeting
+from sanitizer.report.model import Report, Verdict
 from sanitizer.spec import SanitizeSpec
 
 
@@ -56,25 +58,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="end when standard input closes or the parent dies",
     )
+    _add_rank(commands)
     options = parser.parse_args(arguments)
     if options.exit_with_parent:
         _exit_with_parent()
+    if options.command != "rank":
+        return _execute(options)
+    end_with_launcher(options.launcher)
+    code = _execute(options)
+    # Gloo's threads may hold tensors until the very end, when Python can free none any more: they
+    # would abort the process (pytorch/pytorch#179291).
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _execute(options: argparse.Namespace) -> int:
     with _event_stream() as stream:
 
         def emit(event: Event) -> None:
             stream.write(to_line(event))
             stream.flush()
 
+        def fail(event: ErrorEvent) -> int:
+            if options.command == "rank":
+                Meeting(options.meeting).leave_error(options.number, event)
+            else:
+                emit(event)
+            return Exit.UNSUPPORTED if event.fault is Fault.INPUT else Exit.ERROR
+
         try:
             with _named_errors():
-                return _run(options.spec, options.out, options.work or options.out / "work", emit)
+                spec = read_spec(options.spec)
+                # Without it cuBLAS does not promise the same bits twice; it is read when CUDA
+                # starts.
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+                if options.command == "rank":
+                    return _run_rank(spec, options, emit)
+                work = options.work or options.out / "work"
+                if spec.devices == 1:
+                    return _run(spec, options.out, work, emit)
+                ended = launch(options.spec, options.out, work, spec.devices, stream)
+            return fail(ended) if isinstance(ended, ErrorEvent) else ended
         except SanitizerError as error:
-            emit(
+            return fail(
                 ErrorEvent(
                     code=error.code, fault=error.fault, message=error.message, data=error.data
                 )
             )
-            return Exit.UNSUPPORTED if error.fault is Fault.INPUT else Exit.ERROR
         except KeyboardInterrupt:
             print(  # noqa: T201  # to a person at a terminal
                 "\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr
@@ -82,17 +112,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return Exit.INTERRUPTED
 
 
-def _run(spec_path: Path, out: Path, work: Path, emit: Callable[[Event], None]) -> int:
-    spec = read_spec(spec_path)
-    # Without it cuBLAS does not promise the same bits twice; it is read when CUDA starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def _add_rank(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    """The command of one process among those that share a run; for `sanitizer.parallel.launch`."""
+    rank = commands.add_parser("rank")
+    rank.set_defaults(exit_with_parent=False)
+    rank.add_argument("spec", type=Path)
+    for folder in ("--out", "--work", "--meeting"):
+        rank.add_argument(folder, type=Path, required=True)
+    for number in ("--number", "--of", "--launcher"):
+        rank.add_argument(number, type=int, required=True)
+
+
+def _run(spec: SanitizeSpec, out: Path, work: Path, emit: Callable[[Event], None]) -> int:
     # torch takes a second or more to import: a bad specification is told before that.
     from sanitizer.compute import keep_freed_memory
     from sanitizer.pipeline import sanitize
 
     keep_freed_memory()
-    report = sanitize(spec, out, work, emit)
-    return Exit.BLOCKED if report.decision.verdict is Verdict.BLOCKED else Exit.ALLOWED
+    return _exit_code(sanitize(spec, out, work, emit))
+
+
+def _run_rank(
+    spec: SanitizeSpec, options: argparse.Namespace, emit: Callable[[Event], None]
+) -> int:
+    from sanitizer.compute import choose_device, keep_freed_memory
+    from sanitizer.parallel.group import joined
+    from sanitizer.pipeline import sanitize
+
+    keep_freed_memory()
+    meeting = Meeting(options.meeting)
+    device = choose_device(spec.device, options.number, options.of)
+    with joined(meeting.store, options.number, options.of, device) as group:
+        report = sanitize(spec, options.out, options.work, emit, group)
+        if group.is_leader:
+            meeting.leave_code(_exit_code(report))
+    return Exit.ALLOWED  # any other code would be a fault to the launcher
+
+
+def _exit_code(report: Report) -> Exit:
+    blocked = report.decision.verdict is Verdict.BLOCKED
+    return Exit.BLOCKED if blocked else Exit.ALLOWED
 
 
 def read_spec(path: Path) -> SanitizeSpec:

@@ -6,19 +6,23 @@ import sys
 import torch
 import torch.utils.deterministic
 
-from sanitizer.errors import DeviceUnavailable
+from sanitizer.errors import DeviceUnavailable, NotEnoughDevices
 from sanitizer.spec import Device, Precision
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, from its malloc.h."""
-HEAP_STEP_BYTES = 64 << 20
 
 
-def choose_device(device: Device) -> torch.device:
+def choose_device(device: Device, number: int = 0, of: int = 1) -> torch.device:
     """The torch device of a request.
+
+    Args:
+        number: Which one, of those that share a run.
+        of: How many these are.
 
     Raises:
         DeviceUnavailable: CUDA was asked for and is not there.
+        NotEnoughDevices: Fewer CUDA devices are there than share the run.
     """
     available = torch.cuda.is_available()
     if device is Device.CUDA and not available:
@@ -26,7 +30,13 @@ def choose_device(device: Device) -> torch.device:
             "The request asks for device cuda; this machine has no CUDA device that torch can use. "
             "Ask for cpu or auto, or run it on a GPU worker."
         )
-    return torch.device("cuda" if available and device is not Device.CPU else "cpu")
+    if not available or device is Device.CPU:
+        return torch.device("cpu")
+    if of == 1:
+        return torch.device("cuda")
+    if torch.cuda.device_count() < of:
+        raise NotEnoughDevices(of, torch.cuda.device_count(), "CUDA devices that torch can use")
+    return torch.device("cuda", number)
 
 
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
@@ -48,10 +58,15 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def prepare(threads: int | None) -> None:
-    """Sets torch up for the whole process: threads, and the same bits for the same run."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+def prepare(threads: int | None, processes: int = 1) -> None:
+    """Sets torch up for the whole process: threads, and the same bits for the same run.
+
+    Args:
+        threads: Of all processes that share the run; None: torch's own choice.
+        processes: How many these are.
+    """
+    if threads is not None or processes > 1:
+        torch.set_num_threads(max(1, (threads or torch.get_num_threads()) // processes))
     # The same run must give the same bytes; an operation without a deterministic kernel is told of.
     # Not by `use_deterministic_algorithms`, which does the same and imports torch's compiler (1 s).
     torch.set_deterministic_debug_mode("warn")
@@ -77,11 +92,7 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     never = (1 << 31) - 1
-    settings = (
-        (M_MMAP_THRESHOLD, 1 << 30),
-        (M_TRIM_THRESHOLD, never),
-        (M_TOP_PAD, HEAP_STEP_BYTES),
-    )
+    settings = ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, never))
     return all(mallopt(name, value) == 1 for name, value in settings)
 
 

@@ -204,6 +204,27 @@ class DeviceUnavailable(SanitizerError):
     code = "device_unavailable"
 
 
+class NotEnoughDevices(InputError):
+    """The request asks for more devices than this machine, or this worker, has."""
+
+    code = "not_enough_devices"
+
+    def __init__(self, wanted: int, available: int, what: str) -> None:
+        """`what` is what is counted, and where: `CUDA devices that torch can use here`."""
+        super().__init__(
+            f"The request asks for {wanted} devices, and there are {available} {what}. Ask for "
+            f"{available or 1} at most, or run it where there are more.",
+            wanted=wanted,
+            available=available,
+        )
+
+
+class ProcessLost(SanitizerError):
+    """One of the processes that share a run has ended without a word, or cannot be reached."""
+
+    code = "process_lost"
+
+
 class OutOfMemory(SanitizerError):
     """Host or device memory ran out."""
 

@@ -31,6 +31,7 @@ from sanitizer.evaluation.evaluate import evaluate, predict
 from sanitizer.evaluation.metrics import defense_effectiveness
 from sanitizer.events import (
     Artifact,
+    Event,
     MetricEvent,
     ProgressEvent,
     ResultEvent,
@@ -42,6 +43,7 @@ from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, TrainingStage, plan
 from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from sanitizer.networks.registry import LoadedNetwork, load_network
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.progress import MIN_SECONDS, Emit, Progress
 from sanitizer.randomness import derive_seed
 from sanitizer.report.model import (
@@ -87,7 +89,7 @@ class Inputs:
     triggers: tuple[Trigger, ...]
 
 
-def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> Report:
+def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit, group: Group = ALONE) -> Report:
     """Runs a whole job: load, measure, train, measure again, write.
 
     A run that was killed goes on where its last checkpoint in `work` stands, and ends in the same
@@ -97,7 +99,8 @@ def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> Report:
         spec: What to do.
         out: Folder for the model, the report and its pictures; made if it is not there.
         work: Folder for decoded images and the checkpoint; can go once the run succeeded.
-        emit: Gets every event, the `ResultEvent` last.
+        emit: Gets every event, the `ResultEvent` last; nothing where this is not the leader.
+        group: The processes that share the run, each of which calls this with the same arguments.
 
     Returns:
         The report, as it was written to `report.json`.
@@ -107,27 +110,31 @@ def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> Report:
     """
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    return _Run(spec, out, work, emit).execute()
+    return _Run(spec, out, work, emit if group.is_leader else _keep_quiet, group).execute()
 
 
 class _Run:
-    def __init__(self, spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> None:
+    def __init__(self, spec: SanitizeSpec, out: Path, work: Path, emit: Emit, group: Group) -> None:
         self.spec = spec
+        self.group = group
         self.out = out
         self.work = work
         self._emit = emit
-        self.device = choose_device(spec.device)
+        self.device = choose_device(spec.device, group.rank, group.size)
         self.precision = choose_precision(spec.precision, self.device)
         self.stages = plan(spec.method)
         self.warnings: list[WarningRecord] = []
         self.begun = monotonic()
 
     def execute(self) -> Report:
-        prepare(self.spec.threads)
+        prepare(self.spec.threads, self.group.size)
         self._begin(Stage.LOAD, "Reading the model and the images.")
         self.inputs = self._load()
-        fingerprint = _fingerprint(self.spec, self.inputs, self.device, self.precision)
+        fingerprint = self.group.from_leader(
+            lambda: _fingerprint(self.spec, self.inputs, self.device, self.precision)
+        )
         saved = self._load_state(fingerprint)
+        self.group.wait()  # until all have read it, none is written
         self.state = saved or RunState(fingerprint)
         if saved:
             self.state.resumed += 1
@@ -252,15 +259,16 @@ class _Run:
         suspect: LoadedNetwork,
         name: str,
     ) -> ImageSet:
-        image_set = decode(
-            source,
-            indices,
-            input_size=suspect.input_size,
-            channels=suspect.channels,
-            folder=self.work / name,
-            on_progress=_LoadProgress(self._emit),
-            threads=self.spec.threads,
-        )
+        with self.group.leader_first():  # the others find what it has decoded
+            image_set = decode(
+                source,
+                indices,
+                input_size=suspect.input_size,
+                channels=suspect.channels,
+                folder=self.work / name,
+                on_progress=_LoadProgress(self._emit),
+                threads=self.spec.threads,
+            )
         if image_set.resized:
             height, width = suspect.input_size
             self._warn(
@@ -280,6 +288,8 @@ class _Run:
             )
 
     def _warn_of_overlap(self, clean: Digests, evaluation: Digests) -> None:
+        if not self.group.is_leader:
+            return
         seen = {digest.tobytes() for digest in clean}
         both = sum(digest.tobytes() in seen for digest in evaluation)
         if both:
@@ -310,6 +320,7 @@ class _Run:
             num_classes=self.inputs.suspect.num_classes,
             device=self.device,
             on_images=lambda images: self.progress.add(stage, images),
+            group=self.group,
         )
         self._emit(MetricEvent(stage=stage, values=_figures(evaluation)))
         self._record(stage, monotonic() - begun)
@@ -323,7 +334,12 @@ class _Run:
     def _train(self) -> None:
         teacher = deepcopy(self.network)
         bench = Bench(
-            self.network, teacher, self.inputs.suspect.taps, self.spec.seed, self.precision
+            self.network,
+            teacher,
+            self.inputs.suspect.taps,
+            self.spec.seed,
+            self.precision,
+            self.group,
         )
         for role, weights in self.state.networks.items():
             getattr(bench, role).load_state_dict(weights)
@@ -345,6 +361,7 @@ class _Run:
             stage.training.batch_size,
             self.device,
             (self.spec.seed, stage.stage.value),
+            group=self.group,
         )
         train(
             stage.make_step(bench),
@@ -371,6 +388,7 @@ class _Run:
             num_classes=self.inputs.suspect.num_classes,
             device=self.device,
             on_images=lambda images: self.progress.add(stage, images),
+            group=self.group,
         )
         return _figures(evaluation)
 
@@ -387,7 +405,9 @@ class _Run:
         """
         suspect, checkpoint = self.inputs.suspect, self.inputs.checkpoint
         path = self.out / result_name(self.inputs.input_file.filename)
-        write_checkpoint(path, suspect.state_for(checkpoint), like=checkpoint)
+        if self.group.is_leader:
+            write_checkpoint(path, suspect.state_for(checkpoint), like=checkpoint)
+        self.group.wait()
         # Counters that old files lack are not in it.
         suspect.network.network.load_state_dict(read_checkpoint(path).state, strict=False)
         return path
@@ -414,6 +434,7 @@ class _Run:
             method=self.spec.method.model_dump(mode="json"),
             seed=self.spec.seed,
             device=device_name(self.device),
+            devices=self.group.size,
             precision=str(self.precision).removeprefix("torch."),
             versions=_versions(),
             before=before,
@@ -430,6 +451,8 @@ class _Run:
             seconds=self._seconds(),
             resumed=self.state.resumed,
         )
+        if not self.group.is_leader:
+            return report
         artifacts = [_artifact(model_path, ArtifactKind.MODEL, "application/octet-stream")]
         artifacts += self._write_report(report)
         self._emit(ResultEvent(artifacts=artifacts))
@@ -492,7 +515,8 @@ class _Run:
         self.state.loop = loop
         seconds = self.state.seconds
         self.state.seconds = self._seconds()
-        self.state.save(self.work)
+        if self.group.is_leader:  # the others' would be the same
+            self.state.save(self.work)
         self.state.seconds = seconds
 
     def _seconds(self) -> float:
@@ -565,11 +589,16 @@ class _StageHooks(LoopHooks):
         self.run._emit(MetricEvent(stage=self.stage.stage, epoch=epoch, values=figures))
 
     def wants_checkpoint(self) -> bool:
-        return monotonic() - self.saved >= self.run.spec.checkpoint_seconds
+        due = monotonic() - self.saved >= self.run.spec.checkpoint_seconds
+        return due and self.run.group.is_leader
 
     def save(self, state: LoopState) -> None:
         self.run.save_loop(state)
         self.saved = monotonic()
+
+
+def _keep_quiet(event: Event) -> None:
+    """What happens to the events of those that are not the leader."""
 
 
 def result_name(filename: str) -> str:

@@ -351,6 +351,17 @@ class Precision(StrEnum):
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
+Devices = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=64,
+        description="How many devices of one machine share the run: each batch is split among "
+        "them, and the result is that of one device but for rounding. On the CPU these are "
+        "processes, which share its threads.",
+    ),
+]
+
 
 def check_probe_names(probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
     """Probes are told apart by name.
@@ -365,6 +376,20 @@ def check_probe_names(probes: tuple[Probe, ...]) -> tuple[Probe, ...]:
 
 
 Probes = Annotated[tuple[Probe, ...], Field(max_length=MAX_PROBES)]
+
+
+def check_batch_sizes(method: MethodConfig, devices: int) -> None:
+    """Each of several devices needs an image of every batch.
+
+    Raises:
+        ValueError: A batch is smaller than there are devices.
+    """
+    for name, training in method:
+        if isinstance(training, Training) and training.batch_size < devices:
+            raise ValueError(
+                f"method.{name}.batch_size is {training.batch_size}, and {devices} devices share "
+                "each batch: ask for no more devices than a batch has images"
+            )
 
 
 class SanitizeSpec(Strict):
@@ -383,9 +408,13 @@ class SanitizeSpec(Strict):
     policy: Policy = Policy()
     seed: Seed = 0
     device: Device = Device.AUTO
+    devices: Devices = 1
     precision: Precision = Precision.AUTO
     threads: int | None = Field(
-        default=None, ge=1, le=1024, description="CPU threads. Null: torch's own choice."
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads, of all devices together. Null: torch's own choice.",
     )
     curve_images: int = Field(
         default=1000,
@@ -399,6 +428,11 @@ class SanitizeSpec(Strict):
     )
 
     _probe_names = field_validator("probes")(check_probe_names)
+
+    @model_validator(mode="after")
+    def _batches_for_all(self) -> Self:
+        check_batch_sizes(self.method, self.devices)
+        return self
 
 
 METHOD_ADAPTER: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)

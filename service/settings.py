@@ -138,10 +138,10 @@ class Settings(BaseSettings):
     child_isolation: str = Field(
         default="auto",
         pattern="^(auto|required|off)$",
-        description="Whether each run is shut into its own files and out of TCP, by the kernel's "
-        "Landlock. auto: as far as this kernel can, but not with a `child_command` nor on CUDA "
-        "devices, where it was not tried yet; required: always, and a worker that cannot do all of "
-        "it does not start; off.",
+        description="Whether each run is shut into its own files and, unless it shares several "
+        "devices, out of TCP, by the kernel's Landlock. auto: as far as this kernel can, but not "
+        "with a `child_command` nor on CUDA devices, where it was not tried yet; required: always, "
+        "and a worker that cannot do all of it does not start; off.",
     )
 
     checkpoint_seconds: float = Field(

@@ -1,13 +1,17 @@
 """Which devices this worker has, found without touching CUDA, and who uses which."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 
+from sanitizer.errors import NotEnoughDevices
 from sanitizer.spec import Device
+
+CHECK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,7 @@ class Slot:
     """A place for one run.
 
     Attributes:
+        number: Of several that one run has taken, the first one's.
         cuda_devices: The run's CUDA_VISIBLE_DEVICES; empty: it sees none.
     """
 
@@ -43,20 +48,76 @@ def uses_cuda(device: Device, cuda_devices: Sequence[str]) -> bool:
 
 
 class Slots:
-    """The slots of a worker: one for each run at a time, the devices dealt out among them."""
+    """The slots of a worker: one for each run at a time, the devices dealt out among them.
+
+    A run that shares several devices takes as many slots at once. Whoever asks first is served
+    first: a run that waits for several is not passed by others that need fewer, and as nobody holds
+    a part of what he waits for, no two wait for each other.
+    """
 
     def __init__(self, count: int, device: Device, cuda_devices: Sequence[str]) -> None:
         self.uses_cuda = uses_cuda(device, cuda_devices)
         usable = list(cuda_devices) if self.uses_cuda else []
-        self._free: SimpleQueue[Slot] = SimpleQueue()
-        for number in range(count):
-            self._free.put(Slot(number, usable[number % len(usable)] if usable else ""))
+        self._free = [
+            Slot(number, usable[number % len(usable)] if usable else "") for number in range(count)
+        ]
+        self._count = count
+        self._devices = len({slot.cuda_devices for slot in self._free})
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def most(self, *, on_cuda: bool) -> int:
+        """How many devices one run can share here."""
+        return self._devices if self.uses_cuda and on_cuda else self._count
 
     @contextmanager
-    def taken(self) -> Iterator[Slot]:
-        """A free slot, waited for if there is none."""
-        slot = self._free.get()
+    def taken(
+        self,
+        count: int = 1,
+        *,
+        on_cuda: bool = True,
+        check: Callable[[], None] = lambda: None,
+    ) -> Iterator[Slot]:
+        """Free slots, waited for if there are too few; as one, with the devices of all.
+
+        Args:
+            on_cuda: Whether each needs a device of its own, where this worker has any.
+            check: Called now and then while it waits; raises if it shall not go on.
+
+        Raises:
+            NotEnoughDevices: There will never be so many.
+        """
+        most = self.most(on_cuda=on_cuda)
+        if count > most:
+            raise NotEnoughDevices(count, most, "of them for one job on this worker")
+        slots = self._take(count, check, distinct=self.uses_cuda and on_cuda)
         try:
-            yield slot
+            yield Slot(
+                slots[0].number, ",".join(slot.cuda_devices for slot in slots if slot.cuda_devices)
+            )
         finally:
-            self._free.put(slot)
+            with self._changed:
+                self._free += slots
+                self._changed.notify_all()
+
+    def _take(self, count: int, check: Callable[[], None], *, distinct: bool) -> list[Slot]:
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                while True:
+                    if self._waiting[0] is ticket:
+                        # By device: two slots may share one, and a run needs as many as it asks.
+                        free: dict[object, Slot] = {
+                            slot.cuda_devices if distinct else slot.number: slot
+                            for slot in self._free
+                        }
+                        if len(free) >= count:
+                            slots = list(free.values())[:count]
+                            self._free = [slot for slot in self._free if slot not in slots]
+                            return slots
+                    self._changed.wait(CHECK_SECONDS)
+                    check()
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()

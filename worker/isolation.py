@@ -61,6 +61,7 @@ class Allowed:
 
     Attributes:
         names: Folders that it may list, without reading a file.
+        tcp: Whether it may use TCP. The kernel tells ports apart, not addresses.
     """
 
     programs: tuple[str, ...]
@@ -68,6 +69,7 @@ class Allowed:
     names: tuple[str, ...]
     write: tuple[str, ...]
     devices: tuple[str, ...]
+    tcp: bool = False
 
 
 class IsolationMissing(Exception):
@@ -133,7 +135,9 @@ def report(settings: Settings, version: int, *, uses_cuda: bool = False) -> None
         )
 
 
-def find_allowed(folder: JobFolder, roots: Iterable[Path], *, uses_cuda: bool) -> Allowed:
+def find_allowed(
+    folder: JobFolder, roots: Iterable[Path], *, uses_cuda: bool, uses_tcp: bool = False
+) -> Allowed:
     """What the run in this folder may use.
 
     Args:
@@ -157,6 +161,7 @@ def find_allowed(folder: JobFolder, roots: Iterable[Path], *, uses_cuda: bool) -
         names=(str(package.parent),),
         write=(*_resolved(write), str(folder.out), str(folder.work), str(folder.home)),
         devices=_resolved(devices),
+        tcp=uses_tcp,
     )
 
 

@@ -55,20 +55,23 @@ def find_version() -> int:
         return 0
 
 
-def restrict(allowed: Mapping[str, Sequence[str]]) -> None:
+def restrict(allowed: Mapping[str, Sequence[str]], *, tcp: bool = False) -> None:
     """Leaves this process and its descendants what is allowed, as far as the kernel can tell.
 
     What is open stays open. The process may read what is below its own folder in /proc.
 
     Args:
         allowed: Paths by the names in `RIGHTS`; one that cannot be reached is passed over.
+        tcp: Leaves it TCP, to and from anywhere.
 
     Raises:
         OSError: The kernel has no Landlock, or a path is a link.
     """
     version = _system_call(_CREATE_RULESET, None, 0, _GET_VERSION)
     handled = sum(rights for since, rights in HANDLED if version >= since)
-    beyond_files = [what if version >= since else 0 for since, what in (TCP, SCOPES)]
+    beyond_files = [
+        what if version >= since else 0 for since, what in ((TCP[0], 0) if tcp else TCP, SCOPES)
+    ]
     # A kernel that knows a shorter structure takes this one, as long as the rest is zeros.
     structure = struct.pack("=QQQ", handled, *beyond_files)
     ruleset = _system_call(_CREATE_RULESET, structure, len(structure), 0)

@@ -13,8 +13,8 @@ import sys
 def main() -> None:
     """`LIMITS`: a JSON object.
 
-    It has bytes for `data` (null: unlimited) and `file`, and in `allowed` the paths that
-    `worker.landlock.restrict` takes (null: all stays allowed).
+    It has bytes for `data` (null: unlimited) and `file`, and in `allowed` what
+    `worker.landlock.restrict` takes: paths, and whether `tcp` stays (null: all stays allowed).
     """
     limits = json.loads(sys.argv[1])
     command = sys.argv[2:]
@@ -34,7 +34,8 @@ def main() -> None:
         from worker import landlock
 
         try:
-            landlock.restrict(limits["allowed"])
+            tcp = limits["allowed"].pop("tcp")
+            landlock.restrict(limits["allowed"], tcp=tcp)
         except OSError as error:
             _refuse(126, f"The run cannot be shut into its folder: {error}")
     try:

@@ -126,7 +126,11 @@ class _Attempt:
                     wait_seconds=self._settings.lease_seconds,
                     check=self._check,
                 ) as folder,
-                self._at.slots.taken() as slot,
+                self._at.slots.taken(
+                    self._claim.devices,
+                    on_cuda=self._claim.device != Device.CPU,
+                    check=self._check,
+                ) as slot,
             ):
                 spec = self._prepare(folder)
                 checkpoints.bring(self._at.store, folder, self._claim)
@@ -322,17 +326,24 @@ class _Attempt:
 
     def _threads(self) -> int:
         given = self._settings.threads_per_job
-        return given or max(1, (os.cpu_count() or 1) // self._settings.slots)
+        each = given or max(1, (os.cpu_count() or 1) // self._settings.slots)
+        return each * self._claim.devices  # it holds as many slots
 
     def _allowed(self, folder: JobFolder, slot: Slot) -> isolation.Allowed | None:
         uses_cuda = bool(slot.cuda_devices)
         if not isolation.is_on(self._settings, landlock.find_version(), uses_cuda=uses_cuda):
             return None
-        return isolation.find_allowed(folder, self._settings.reference_roots, uses_cuda=uses_cuda)
+        return isolation.find_allowed(
+            folder,
+            self._settings.reference_roots,
+            uses_cuda=uses_cuda,
+            # Processes that share a run meet over the loopback interface.
+            uses_tcp=self._claim.devices > 1,
+        )
 
     def _environment(self, folder: JobFolder, slot: Slot) -> dict[str, str]:
         """All that the child gets to see: no database, no broker, no store."""
-        threads = str(self._threads())
+        threads = str(self._threads() // self._claim.devices)
         fonts = self._at.fonts.place(folder.home)
         return {
             **{name: os.environ[name] for name in INHERITED if name in os.environ},

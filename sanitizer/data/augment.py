@@ -10,7 +10,14 @@ from torch import Tensor
 from sanitizer.spec import Training
 
 
-def augment(images: Tensor, training: Training, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor,
+    training: Training,
+    generator: torch.Generator,
+    *,
+    share: slice = slice(None),
+    of: int | None = None,
+) -> Tensor:
     """Crops, flips and cuts a hole, each image on its own.
 
     - Crop: the image, padded with `crop_padding` zeros on each side, is cut back to its size at a
@@ -23,6 +30,8 @@ def augment(images: Tensor, training: Training, generator: torch.Generator) -> T
     Args:
         images: [B, C, H, W], of any type.
         generator: On the CPU. What is switched off draws nothing.
+        share: Which rows of a batch these images are; all of it, unless another process has some.
+        of: How many images that batch has: numbers are drawn for all of them. None: these alone.
 
     Returns:
         A new tensor of the same shape, type and device; `images` itself if all is switched off.
@@ -33,7 +42,7 @@ def augment(images: Tensor, training: Training, generator: torch.Generator) -> T
         return images
 
     def draw(high: int) -> Tensor:
-        return torch.randint(high, (count, 1), generator=generator)
+        return torch.randint(high, (of or count, 1), generator=generator)[share]
 
     rows = torch.arange(height).expand(count, height)
     columns = torch.arange(width).expand(count, width)

@@ -9,6 +9,7 @@ from torch import Tensor
 from sanitizer.data.augment import augment
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import NotEnoughImages
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
 from sanitizer.spec import Training
 
@@ -19,7 +20,10 @@ RESIDENT_SHARE = 4
 _PIECE_BYTES = 16 << 20
 
 Batch = tuple[Tensor, Tensor]
-"""Images, float32 [B, C, H, W] in [0, 1], and labels, int64 [B]."""
+"""Images, float32 [B, C, H, W] in [0, 1], and labels, int64 [B].
+
+Of a batch that a group shares, this process's images alone and everybody's labels.
+"""
 
 
 class Batches:
@@ -39,6 +43,7 @@ class Batches:
         seed_parts: tuple[int | str, ...],
         *,
         resident_bytes: int | None = None,
+        group: Group = ALONE,
     ) -> None:
         """Without `training` nothing is augmented.
 
@@ -63,6 +68,7 @@ class Batches:
         self._training = training
         self._batch_size = batch_size
         self._seed_parts = seed_parts
+        self._group = group
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,11 +82,12 @@ class Batches:
         order = torch.randperm(len(self._pixels), generator=generator)
         for step in range(start_step, self.steps_per_epoch):
             places = order[step * self._batch_size : (step + 1) * self._batch_size]
-            images, labels = self._pixels.read(places)
-            if self._training is not None:
+            rows = self._group.share(len(places))
+            images = self._pixels.read(places[rows])
+            if self._training is not None and len(images):
                 drawn = make_generator(*self._seed_parts, "augment", epoch, step)
-                images = augment(images, self._training, drawn)
-            yield _to_float(images), labels
+                images = augment(images, self._training, drawn, share=rows, of=len(places))
+            yield _to_float(images), self._pixels.labels(places)
 
 
 class _Pixels:
@@ -103,14 +110,15 @@ class _Pixels:
     def __len__(self) -> int:
         return len(self._set)
 
-    def read(self, places: Tensor) -> Batch:
-        """Images uint8 and labels at `places`, which is on the CPU."""
-        here = places.to(self._device, non_blocking=True)
+    def read(self, places: Tensor) -> Tensor:
+        """Images, uint8, at `places`, which is on the CPU."""
         if self._resident is None:
-            images = torch.from_numpy(self._set.read(places.numpy())).to(self._device)
-        else:
-            images = self._resident[here]
-        return images, self._labels[here]
+            return torch.from_numpy(self._set.read(places.numpy())).to(self._device)
+        return self._resident[places.to(self._device, non_blocking=True)]
+
+    def labels(self, places: Tensor) -> Tensor:
+        """Labels at `places`."""
+        return self._labels[places.to(self._device, non_blocking=True)]
 
 
 def _resident_bytes(device: torch.device) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sanitizer.attacks.trigger import Trigger
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation import metrics
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.report.model import Evaluation, ProbeResult
 
 BATCH_SIZE = 500
@@ -41,46 +42,50 @@ def evaluate(
     num_classes: int,
     device: torch.device,
     on_images: Callable[[int], None] = lambda _images: None,
+    group: Group = ALONE,
 ) -> Evaluation:
     """All figures of one model. The network is put into eval mode.
 
     Args:
-        on_images: Called with how many images went through the network since the last call.
+        on_images: Called with how many images went through the network since the last call, with
+            those that others look at meanwhile.
+        group: Each looks at a share of the images; everybody gets the figures of all.
 
     Raises:
         NotEnoughImages: There is no image, or none whose true class is not a trigger's target.
     """
     network.eval()
-    clean: list[Tensor] = []
-    triggered: list[list[Tensor]] = [[] for _ in triggers]
-    for images, labels in _batches(image_set):
-        clean.append(predict(network, images, device))
-        on_images(len(labels))
-        for trigger, predictions in zip(triggers, triggered, strict=True):
-            others = images[labels != trigger.target_class]
-            if len(others):
-                predictions.append(predict(network, trigger.apply(others), device))
-                on_images(len(others))
     labels = torch.from_numpy(image_set.labels.copy())
-    predicted = torch.cat(clean) if clean else labels[:0]
+    clean: list[Tensor] = [labels[:0]]
+    triggered: list[list[Tensor]] = [[labels[:0]] for _ in triggers]
+    for images, their_labels in _batches(image_set, group.share(len(image_set))):
+        clean.append(predict(network, images, device))
+        on_images(len(their_labels) * group.size)
+        for trigger, predictions in zip(triggers, triggered, strict=True):
+            others = their_labels != trigger.target_class
+            # The metrics leave the target's own images out; their places hold the clean answer.
+            everywhere = clean[-1].clone()
+            if others.any():
+                everywhere[others] = predict(network, trigger.apply(images[others]), device)
+                on_images(int(others.sum()) * group.size)
+            predictions.append(everywhere)
+    predicted, *with_triggers = group.gather(
+        [torch.cat(predictions) for predictions in (clean, *triggered)], len(image_set)
+    )
     return Evaluation(
         accuracy=metrics.accuracy(predicted, labels),
         accuracy_per_class=metrics.accuracy_per_class(predicted, labels, num_classes),
         probes=[
-            _probe_result(trigger, predicted, labels, torch.cat(predictions or [labels[:0]]))
-            for trigger, predictions in zip(triggers, triggered, strict=True)
+            _probe_result(trigger, predicted, labels, everywhere)
+            for trigger, everywhere in zip(triggers, with_triggers, strict=True)
         ],
     )
 
 
 def _probe_result(
-    trigger: Trigger, clean: Tensor, labels: Tensor, triggered: Tensor
+    trigger: Trigger, clean: Tensor, labels: Tensor, everywhere: Tensor
 ) -> ProbeResult:
     target = trigger.target_class
-    others = labels != target
-    # The metrics leave the target's own images out themselves; their places hold the clean answer.
-    everywhere = clean.clone()
-    everywhere[others] = triggered
     return ProbeResult(
         name=trigger.name,
         target_class=target,
@@ -92,8 +97,8 @@ def _probe_result(
     )
 
 
-def _batches(image_set: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(image_set: ImageSet, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
     size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(image_set.shape)))
-    for start in range(0, len(image_set), size):
-        places = np.arange(start, min(start + size, len(image_set)))
+    for start in range(rows.start, rows.stop, size):
+        places = np.arange(start, min(start + size, rows.stop))
         yield torch.from_numpy(image_set.read(places)), torch.from_numpy(image_set.labels[places])

@@ -12,6 +12,7 @@ from sanitizer.methods.attention import attention_map
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.methods.teacher import FrozenTeacher
 from sanitizer.networks.taps import TapPoint, Taps, tapped
+from sanitizer.parallel.group import ALONE, Group
 
 
 class DistillationStep(Step):
@@ -22,6 +23,7 @@ class DistillationStep(Step):
         teacher: Of the same architecture; frozen here.
         points: Where both are tapped.
         precision: What both compute in.
+        group: Who shares each batch.
     """
 
     def __init__(
@@ -30,8 +32,9 @@ class DistillationStep(Step):
         teacher: nn.Module,
         points: Sequence[TapPoint],
         precision: torch.dtype = torch.float32,
+        group: Group = ALONE,
     ) -> None:
-        super().__init__(student, precision)
+        super().__init__(student, precision, group)
         self.teacher = FrozenTeacher(teacher, precision)
         self.points = tuple(points)
         self._student_taps: Taps | None = None
@@ -60,6 +63,10 @@ class DistillationStep(Step):
         self.teacher(images)
         student = [attention_map(features) for features in self._student_taps.take()]
         teacher = [attention_map(features) for features in self._teacher_taps.take()]
+        # Edges and embedding are made of the whole batch: its maximum, its mean and variance. Maps
+        # are small, a number a pixel of a tap.
+        logits, *maps = self.group.gather([logits, *student, *teacher], len(labels))
+        student, teacher = maps[: len(student)], maps[len(student) :]
         return StepOutput(
             logits,
             {

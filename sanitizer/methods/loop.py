@@ -11,6 +11,7 @@ from torch import Tensor
 from sanitizer.errors import TrainingDiverged
 from sanitizer.methods.sgd import Sgd, descending
 from sanitizer.methods.step import Step
+from sanitizer.parallel.batch_norm import whole_batch_norm
 from sanitizer.randomness import derive_seed
 from sanitizer.spec import Training
 
@@ -22,7 +23,10 @@ class BatchSource(Protocol):
     def steps_per_epoch(self) -> int: ...
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float images in [0, 1] and int64 labels of the steps from `start_step` on."""
+        """Float images in [0, 1] and int64 labels of the steps from `start_step` on.
+
+        The images are this process's share of the batch, the labels those of the whole.
+        """
         ...
 
 
@@ -100,6 +104,7 @@ def train(
     devices = [device] if device.type == "cuda" else []
     with (
         step.attached(),
+        whole_batch_norm(network, step.group),
         torch.random.fork_rng(devices),
         descending(network, training, progress.optimizer) as sgd,
     ):
@@ -114,7 +119,8 @@ def train(
             network.train()
             resumed_seconds, begun = progress.seconds, perf_counter()
             for images, labels in batches.epoch(progress.epoch, progress.step):
-                torch.manual_seed(derive_seed(*seed_parts, progress.epoch, progress.step))
+                moment = (progress.epoch, progress.step, *step.group.seed_parts)
+                torch.manual_seed(derive_seed(*seed_parts, *moment))
                 _one_step(step, sgd, learning_rate, progress, images, labels)
                 progress.step += 1
                 progress.seconds = resumed_seconds + perf_counter() - begun
@@ -146,6 +152,7 @@ def _one_step(
     output = step(images, labels)
     loss = torch.stack(list(output.losses.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+    step.group.sum(sgd.gradients)
     sgd.step(learning_rate)
     size = labels.shape[0]
     correct = (output.logits.detach().argmax(dim=1) == labels).sum()

@@ -9,6 +9,7 @@ from sanitizer.methods.argd.losses import node_loss
 from sanitizer.methods.attention import weights_per_tap
 from sanitizer.methods.distillation import DistillationStep
 from sanitizer.networks.taps import TapPoint
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.spec import NadConfig
 
 NODE_WEIGHTS = (500.0, 1000.0, 1000.0)
@@ -25,8 +26,9 @@ class NadStep(DistillationStep):
         points: Sequence[TapPoint],
         config: NadConfig,
         precision: torch.dtype = torch.float32,
+        group: Group = ALONE,
     ) -> None:
-        super().__init__(student, teacher, points, precision)
+        super().__init__(student, teacher, points, precision, group)
         self.node_weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, len(self.points))
 
     def align(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Mapping[str, Tensor]:

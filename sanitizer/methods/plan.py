@@ -13,6 +13,7 @@ from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
 from sanitizer.spec import ArgdConfig, FinetuneConfig, MethodConfig, NadConfig, Training
 
@@ -29,6 +30,7 @@ class Bench:
         taps: Where both are tapped.
         seed: Of the run.
         precision: What the networks compute in.
+        group: Who shares each batch.
     """
 
     student: nn.Module
@@ -36,6 +38,7 @@ class Bench:
     taps: Sequence[TapPoint]
     seed: int
     precision: torch.dtype = torch.float32
+    group: Group = ALONE
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,12 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                     "student",
                     config.student,
                     lambda bench: NadStep(
-                        bench.student, bench.teacher, bench.taps, config, bench.precision
+                        bench.student,
+                        bench.teacher,
+                        bench.taps,
+                        config,
+                        bench.precision,
+                        bench.group,
                     ),
                     relative_cost=4,
                 ),
@@ -89,6 +97,7 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                         config,
                         make_generator(bench.seed, Stage.DISTIL, "projections"),
                         bench.precision,
+                        bench.group,
                     ),
                     relative_cost=4.5,
                 ),
@@ -100,6 +109,6 @@ def _finetuning(stage: Stage, trains: Role, training: Training) -> TrainingStage
         stage,
         trains,
         training,
-        lambda bench: FinetuneStep(getattr(bench, trains), bench.precision),
+        lambda bench: FinetuneStep(getattr(bench, trains), bench.precision, bench.group),
         relative_cost=3,
     )

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sanitizer.parallel.group import ALONE, Group
+
 
 @dataclass(frozen=True)
 class StepOutput:
     """What a step makes of one batch."""
 
     logits: Tensor
-    """[B, classes], of the trained network."""
+    """[B, classes], of the trained network, for the whole batch."""
     losses: Mapping[str, Tensor]
     """Scalars by name, already weighted: what is minimised is their sum."""
 
@@ -26,25 +28,30 @@ class Step(ABC):
     Attributes:
         network: What is trained. Its mode (train or eval) is the loop's business.
         precision: What networks compute in; losses are float32 always, and so are the weights.
+        group: Who shares each batch. A step gathers what its losses are made of, so that everybody
+            has the losses of the whole batch.
     """
 
-    def __init__(self, network: nn.Module, precision: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, network: nn.Module, precision: torch.dtype = torch.float32, group: Group = ALONE
+    ) -> None:
         self.network = network
         self.precision = precision
+        self.group = group
 
     def classify(self, images: Tensor) -> Tensor:
-        """Logits of the trained network, [B, classes], float32."""
+        """Logits of the trained network, [B, classes], in 32 bits at least."""
         with computing_in(self.precision, images.device):
             logits: Tensor = self.network(images)
-        return logits.float()
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @abstractmethod
     def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
         """Losses of one batch.
 
         Args:
-            images: [B, C, H, W], float, in [0, 1].
-            labels: [B], int64.
+            images: [B, C, H, W], float, in [0, 1]; where a group shares the batch, its own rows.
+            labels: [B], int64, of the whole batch.
         """
 
     def attached(self) -> AbstractContextManager[object]:

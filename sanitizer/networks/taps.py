@@ -118,8 +118,8 @@ def _trace(
     handles = [network.get_submodule(p).register_forward_hook(note(p)) for p in paths]
     try:
         network.eval()
-        device = next(iter(tensors.values())).device
-        images = torch.zeros(2, channels, *input_size, device=device)
+        like = next(iter(tensors.values()))
+        images = torch.zeros(2, channels, *input_size, dtype=like.dtype, device=like.device)
         with torch.no_grad():
             torch.func.functional_call(network, tensors, (images,))
     except (RuntimeError, ValueError, AssertionError) as error:

@@ -151,6 +151,7 @@ class Report(_Part):
     precision: str = Field(
         default="float32", description="What the networks computed in while they were trained."
     )
+    devices: int = Field(default=1, ge=1, description="How many of them shared the run.")
     versions: dict[str, str]
     before: Evaluation
     after: Evaluation

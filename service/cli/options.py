@@ -40,6 +40,9 @@ MaxDrop = Annotated[
     float | None, typer.Option(help="Policy: the largest fall of clean accuracy, 0 to 1.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice of the run.")]
+Devices = Annotated[
+    int | None, typer.Option(help="So many devices of one machine share the run; 1 if left out.")
+]
 MetadataPairs = Annotated[
     list[str] | None,
     typer.Option("--metadata", metavar="KEY=VALUE", help="A pair of your own; may be repeated."),

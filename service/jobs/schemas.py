@@ -2,18 +2,27 @@
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, PlainSerializer, SkipValidation, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SkipValidation,
+    field_validator,
+    model_validator,
+)
 
 from sanitizer.events import Stage
 from sanitizer.report.model import ArtifactKind, Evaluation, Report, Verdict
 from sanitizer.spec import (
     ArgdConfig,
     Device,
+    Devices,
     MethodConfig,
     Policy,
     Precision,
     Probes,
     Seed,
+    check_batch_sizes,
     check_probe_names,
 )
 from service.db.tables import JobStatus
@@ -86,6 +95,7 @@ class JobRequest(Input):
     device: Device | None = Field(
         default=None, description="Where to compute. Null: what the worker is set up for."
     )
+    devices: Devices = 1
     precision: Precision = Field(
         default=Precision.AUTO,
         description="What the networks compute in while they are trained; weights are kept, and "
@@ -94,6 +104,11 @@ class JobRequest(Input):
     )
 
     _probe_names = field_validator("probes")(check_probe_names)
+
+    @model_validator(mode="after")
+    def _batches_for_all(self) -> Self:
+        check_batch_sizes(self.method, self.devices)
+        return self
 
 
 class JobCreate(JobRequest):

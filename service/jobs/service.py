@@ -64,6 +64,8 @@ class Claim:
     Attributes:
         attempt: The fencing number; it grows with each claim of the job.
         method: Name of the method it asks for.
+        device: The kind of device it asks for; none: what the worker is set up for.
+        devices: How many of them share the run.
         traceparent: W3C trace context of the request that submitted it.
         waited_seconds: Since it was submitted; none unless this is its first attempt.
         checkpoint: What an earlier attempt left in the store, if one did.
@@ -75,6 +77,8 @@ class Claim:
     worker_id: str
     lease_seconds: float
     method: str = ""
+    device: str | None = None
+    devices: int = 1
     traceparent: str | None = None
     waited_seconds: float | None = None
     checkpoint: "StoredCheckpoint | None" = None
@@ -221,6 +225,8 @@ def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -
         worker_id,
         lease_seconds,
         method=str(job.request["method"]["name"]),
+        device=job.device,
+        devices=int(job.request.get("devices", 1)),
         traceparent=job.traceparent,
         waited_seconds=(now - job.created_at).total_seconds() if job.attempt == 1 else None,
         checkpoint=_checkpoint_of(job),

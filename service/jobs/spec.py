@@ -24,7 +24,7 @@ def build_spec(
         datasets: The job's data sets by id.
         dataset_paths: Where they lie on this machine, by id.
         device: What the worker is set up for; the request's own wish goes before it.
-        threads: CPU threads of the child.
+        threads: CPU threads of the child, of all its processes together.
         checkpoint_seconds: How much work of the run may be lost to a kill.
 
     Raises:
@@ -55,6 +55,7 @@ def build_spec(
         seed=request.seed,
         device=request.device or device,
         precision=request.precision,
+        devices=request.devices,
         threads=threads,
         checkpoint_seconds=checkpoint_seconds,
     )

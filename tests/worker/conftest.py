@@ -44,7 +44,12 @@ class Bench:
         self.woken: list[str] = []
 
     def add_job(
-        self, *, max_attempts: int = 3, reference: str | None = None, device: str | None = None
+        self,
+        *,
+        max_attempts: int = 3,
+        reference: str | None = None,
+        device: str | None = None,
+        devices: int = 1,
     ) -> str:
         """A queued job whose model and data lie in the store."""
         with transaction(self.sessions) as session:
@@ -67,6 +72,7 @@ class Bench:
                 clean=clean,
                 max_attempts=max_attempts,
                 device=device,
+                devices=devices,
             ).id
 
     def _upload(self, row: Model | Dataset, content: bytes) -> None:
@@ -74,7 +80,7 @@ class Bench:
         source.write_bytes(content)
         row.sha256 = self.store.put_file(str(row.storage_key), source).sha256
 
-    def supervisor(self, behaviour: str, **changes: object) -> Supervisor:
+    def supervisor(self, behaviour: str, *, slots: int = 1, **changes: object) -> Supervisor:
         settings = self.settings.model_copy(
             update={"child_command": child_command(behaviour), **changes}
         )
@@ -82,7 +88,7 @@ class Bench:
             settings,
             self.sessions,
             self.store,
-            Slots(1, Device.CPU, []),
+            Slots(slots, Device.CPU, []),
             self.stopping,
             self.woken.append,
         )
@@ -93,9 +99,9 @@ class Bench:
         assert claim is not None
         return claim
 
-    def run(self, job_id: str, behaviour: str, **changes: object) -> Outcome:
+    def run(self, job_id: str, behaviour: str, *, slots: int = 1, **changes: object) -> Outcome:
         """Claims a job and takes it through one attempt."""
-        return self.supervisor(behaviour, **changes).run(self.claim(job_id))
+        return self.supervisor(behaviour, slots=slots, **changes).run(self.claim(job_id))
 
     def run_until(
         self,

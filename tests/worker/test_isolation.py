@@ -86,8 +86,14 @@ class Runs:
         folder = job_folder(self.root / "work", name, wait_seconds=0, check=lambda: None)
         return self._stack.enter_context(folder)
 
-    def start(self, folder: JobFolder, *command: str, roots: list[Path] | None = None) -> Child:
-        allowed = isolation.find_allowed(folder, roots or [], uses_cuda=False)
+    def start(
+        self,
+        folder: JobFolder,
+        *command: str,
+        roots: list[Path] | None = None,
+        uses_tcp: bool = False,
+    ) -> Child:
+        allowed = isolation.find_allowed(folder, roots or [], uses_cuda=False, uses_tcp=uses_tcp)
         return self.start_under(Limits(16 << 30, 1 << 30, allowed), folder, *command)
 
     def start_under(self, limits: Limits, folder: JobFolder, *command: str) -> Child:
@@ -200,6 +206,18 @@ class TestRealRun:
             assert child.error_tail() == ""
         assert models[0] == models[1]
 
+    def test_processes_that_share_a_run_meet_within(self, runs: Runs) -> None:
+        folder = runs.folder("job_shared")
+        once = {"phases": [{"epochs": 1, "learning_rate": 0.01}]}
+        method = {"name": "finetune", "training": once}
+        write_spec(folder.input, method=method, devices=2).rename(folder.spec)
+        child = runs.start(folder, *_sanitizer(folder), uses_tcp=True)
+        events = _hear_out(child)
+        assert isinstance(events[-1], ResultEvent), child.error_tail()
+        assert child.finish() in (0, 1)
+        report = json.loads((folder.out / "report.json").read_bytes())
+        assert report["devices"] == 2
+
     def test_it_ends_with_its_parent(self, runs: Runs) -> None:
         folder = runs.folder("job_parent")
         write_spec(folder.input, method=ENDLESS).rename(folder.spec)
@@ -209,6 +227,23 @@ class TestRealRun:
             time.sleep(0.01)
         child._process.stdin.close()  # type: ignore[union-attr]  # as if this process had died
         assert child.has_exited(20)
+
+
+CONNECT = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])))"
+
+
+@pytest.mark.skipif(VERSION < 4, reason="Landlock of this kernel leaves TCP to everybody")
+@pytest.mark.parametrize(("uses_tcp", "code"), [(True, 0), (False, 1)])
+def test_only_a_run_that_several_processes_share_has_tcp(
+    runs: Runs, uses_tcp: bool, code: int
+) -> None:
+    folder = runs.folder(f"job_tcp_{uses_tcp}".lower())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        command = (sys.executable, "-I", "-c", CONNECT, port)
+        child = runs.start(folder, *command, uses_tcp=uses_tcp)
+        assert _hear_out(child) == []
+        assert child.finish() == code, child.error_tail()
 
 
 @needs_landlock

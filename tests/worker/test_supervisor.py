@@ -104,6 +104,33 @@ def test_child_is_told_of_its_copy_of_the_list_of_fonts(bench: Bench, tmp_path: 
     assert seen["MPLCONFIGDIR"] == str(bench.folder(job_id) / "home" / "matplotlib")
 
 
+def test_job_for_more_devices_than_the_worker_has_fails_for_good(bench: Bench) -> None:
+    job_id = bench.add_job(devices=3)
+    bench.run(job_id, "succeed", slots=2)
+    job = bench.job(job_id)
+    assert (job.status, job.error_code) == ("failed", "not_enough_devices")
+    assert job.error_data == {"wanted": 3, "available": 2}
+    assert "Ask for 2 at most" in str(job.error_message)
+
+
+def test_job_that_shares_devices_gets_the_threads_of_its_slots(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = bench.add_job(devices=2)
+    bench.run(job_id, "show_spec", slots=2, threads_per_job=3)
+    spec = json.loads(_model_content(bench, job_id, tmp_path))
+    assert (spec["devices"], spec["threads"]) == (2, 6)
+
+
+def test_each_process_of_a_job_that_shares_devices_has_the_threads_of_one(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = bench.add_job(devices=2)
+    bench.run(job_id, "show_environment", slots=2, threads_per_job=3)
+    seen = json.loads(_model_content(bench, job_id, tmp_path))
+    assert seen["OMP_NUM_THREADS"] == "3"
+
+
 def test_child_is_asked_for_what_the_row_says(bench: Bench, tmp_path: Path) -> None:
     job_id = bench.add_job()
     bench.run(job_id, "show_spec")

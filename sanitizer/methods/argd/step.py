@@ -9,6 +9,7 @@ from sanitizer.methods.argd.losses import RelationEmbedding, edge_loss, node_los
 from sanitizer.methods.attention import weights_per_tap
 from sanitizer.methods.distillation import DistillationStep
 from sanitizer.networks.taps import TapPoint
+from sanitizer.parallel.group import ALONE, Group
 from sanitizer.spec import ArgdConfig
 
 NODE_WEIGHTS = (2000.0, 5000.0, 2000.0)
@@ -26,13 +27,16 @@ class ArgdStep(DistillationStep):
         config: ArgdConfig,
         generator: torch.Generator,
         precision: torch.dtype = torch.float32,
+        group: Group = ALONE,
     ) -> None:
-        super().__init__(student, teacher, points, precision)
+        super().__init__(student, teacher, points, precision, group)
         taps = len(self.points)
         self.config = config
         self.node_weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, taps)
-        device = next(student.parameters()).device
-        self.embedding = RelationEmbedding(taps, taps, config.embedding_dim, generator).to(device)
+        like = next(student.parameters())
+        self.embedding = RelationEmbedding(taps, taps, config.embedding_dim, generator).to(
+            like.device, torch.promote_types(like.dtype, torch.float32)
+        )
 
     def align(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Mapping[str, Tensor]:
         losses = {"node": node_loss(student, teacher, self.node_weights)}

@@ -40,6 +40,7 @@ def run(
     max_asr: options.MaxAsr = None,
     max_accuracy_drop: options.MaxDrop = None,
     seed: options.Seed = None,
+    devices: options.Devices = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of the checkpoint; OUT/work if left out.")
     ] = None,
@@ -57,6 +58,7 @@ def run(
         probes=options.read_probes(probe) if probe else None,
         policy=given(max_asr=max_asr, max_accuracy_drop=max_accuracy_drop) or None,
         seed=seed,
+        devices=devices,
     )
     if spec is not None and asked:
         raise WrongUsage(f"Either {spec} or options that say what to run, not both.")

@@ -30,6 +30,7 @@ def submit(
     max_asr: options.MaxAsr = None,
     max_accuracy_drop: options.MaxDrop = None,
     seed: options.Seed = None,
+    devices: options.Devices = None,
     name: Annotated[str | None, typer.Option(help="For people.")] = None,
     metadata: options.MetadataPairs = None,
     request: Annotated[
@@ -55,6 +56,7 @@ def submit(
         probes=options.read_probes(probe) if probe else None,
         policy=given(max_asr=max_asr, max_accuracy_drop=max_accuracy_drop) or None,
         seed=seed,
+        devices=devices,
         name=name,
         metadata=options.pairs(metadata, "--metadata") if metadata else None,
     )

@@ -106,3 +106,7 @@ def test_stored_request_that_is_no_request_any_more_is_refused(sessions: Session
     job.request = {**job.request, "method": {"name": "gone"}}
     with pytest.raises(ValidationError):
         _spec(job, model, {clean.id: clean}, Device.AUTO)
+
+
+def test_number_of_devices_is_the_request_s(sessions: SessionFactory) -> None:
+    assert _build(sessions, devices=4).devices == 4

@@ -1,0 +1,44 @@
+"""What a specification refuses."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sanitizer.spec import SanitizeSpec
+
+
+def validate(**changes: Any) -> SanitizeSpec:
+    return SanitizeSpec.model_validate(
+        {"model": {"path": "suspect.pth"}, "clean_data": {"path": "clean.npz"}, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [
+        ({"name": "finetune", "training": {"batch_size": 3}}, "training"),
+        ({"name": "argd", "teacher": {"batch_size": 3}}, "teacher"),
+        ({"name": "nad", "student": {"batch_size": 3}}, "student"),
+    ],
+)
+def test_more_devices_than_a_batch_has_images_are_refused(
+    method: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"method.{field}.batch_size is 3, and 4 devices"):
+        validate(method=method, devices=4)
+
+
+def test_as_many_devices_as_a_batch_has_images_are_taken() -> None:
+    method = {"name": "finetune", "training": {"batch_size": 4}}
+    assert validate(method=method, devices=4).devices == 4
+
+
+@pytest.mark.parametrize("devices", [0, 65])
+def test_number_of_devices_has_bounds(devices: int) -> None:
+    with pytest.raises(ValidationError, match="devices"):
+        validate(devices=devices)
+
+
+def test_one_device_is_what_a_run_has_that_does_not_say() -> None:
+    assert validate().devices == 1
