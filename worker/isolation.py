@@ -42,6 +42,8 @@ CUDA_FILES = (
 CUDA_DEVICES = ("nvidia*", "dxg")
 """Below /dev; the second one is that of WSL."""
 CUDA_FOLDERS = ("/dev/shm",)
+TCP_FILES = ("/sys/bus/pci/devices", "/sys/class/net", "/sys/devices")
+"""Gloo looks for the network card of an interface, and fails where it may not."""
 
 NEEDED = (
     (1, "5.13", "the files of this worker and of other jobs"),
@@ -146,6 +148,8 @@ def find_allowed(
     package = Path(sanitizer.__file__).resolve().parent
     programs = [*SYSTEM, *_python(), *_library_path()]
     files = [*SYSTEM_FILES, str(package), *map(str, roots)]
+    if uses_tcp:
+        files += TCP_FILES
     devices = list(DEVICES)
     write: list[str] = []
     if uses_cuda:

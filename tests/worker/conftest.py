@@ -80,7 +80,7 @@ class Bench:
         source.write_bytes(content)
         row.sha256 = self.store.put_file(str(row.storage_key), source).sha256
 
-    def supervisor(self, behaviour: str, *, slots: int = 1, **changes: object) -> Supervisor:
+    def supervisor(self, behaviour: str, **changes: object) -> Supervisor:
         settings = self.settings.model_copy(
             update={"child_command": child_command(behaviour), **changes}
         )
@@ -88,7 +88,7 @@ class Bench:
             settings,
             self.sessions,
             self.store,
-            Slots(slots, Device.CPU, []),
+            Slots(settings.slots, Device.CPU, []),
             self.stopping,
             self.woken.append,
         )
@@ -99,9 +99,9 @@ class Bench:
         assert claim is not None
         return claim
 
-    def run(self, job_id: str, behaviour: str, *, slots: int = 1, **changes: object) -> Outcome:
+    def run(self, job_id: str, behaviour: str, **changes: object) -> Outcome:
         """Claims a job and takes it through one attempt."""
-        return self.supervisor(behaviour, slots=slots, **changes).run(self.claim(job_id))
+        return self.supervisor(behaviour, **changes).run(self.claim(job_id))
 
     def run_until(
         self,
