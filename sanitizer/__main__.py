@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    # Until here the interpreter started, which is computing alone: its CPU time is its time.
+    begun = time.monotonic() - time.process_time()
     parser = _Parser(prog="python -m sanitizer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run one specification")
@@ -67,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         try:
             with _named_errors():
-                return _run(options.spec, options.out, options.work or options.out / "work", emit)
+                work = options.work or options.out / "work"
+                return _run(options.spec, options.out, work, emit, begun)
         except SanitizerError as error:
             emit(
                 ErrorEvent(
@@ -82,14 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return Exit.INTERRUPTED
 
 
-def _run(spec_path: Path, out: Path, work: Path, emit: Callable[[Event], None]) -> int:
+def _run(
+    spec_path: Path, out: Path, work: Path, emit: Callable[[Event], None], begun: float
+) -> int:
     spec = read_spec(spec_path)
     # Without it cuBLAS does not promise the same bits twice; it is read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # torch takes a second or more to import: a bad specification is told before that.
     from sanitizer.pipeline import sanitize
 
-    report = sanitize(spec, out, work, emit)
+    report = sanitize(spec, out, work, emit, start_seconds=time.monotonic() - begun)
     return Exit.BLOCKED if report.decision.verdict is Verdict.BLOCKED else Exit.ALLOWED
 
 

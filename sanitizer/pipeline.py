@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sanitizer.attacks.trigger import Trigger, make_trigger
+from sanitizer.cost.measured import measure_cost
 from sanitizer.data.image_set import ImageSet, decode
 from sanitizer.data.loader import Batches
 from sanitizer.data.readers import open_source
@@ -36,6 +37,7 @@ from sanitizer.events import (
     StageEvent,
     WarningEvent,
 )
+from sanitizer.machine import peak_resident_bytes, processor_name
 from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, TrainingStage, plan
 from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
@@ -44,6 +46,7 @@ from sanitizer.progress import MIN_SECONDS, Emit, Progress
 from sanitizer.randomness import derive_seed
 from sanitizer.report.model import (
     ArtifactKind,
+    Cost,
     DataRecord,
     EpochRecord,
     Evaluation,
@@ -79,7 +82,9 @@ class Inputs:
     triggers: tuple[Trigger, ...]
 
 
-def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> Report:
+def sanitize(
+    spec: SanitizeSpec, out: Path, work: Path, emit: Emit, *, start_seconds: float = 0.0
+) -> Report:
     """Runs a whole job: load, measure, train, measure again, write.
 
     A run that was killed goes on where its last checkpoint in `work` stands, and ends in the same
@@ -90,6 +95,7 @@ def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> Report:
         out: Folder for the model, the report and its pictures; made if it is not there.
         work: Folder for decoded images and the checkpoint; can go once the run succeeded.
         emit: Gets every event, the `ResultEvent` last.
+        start_seconds: What the process needed until it came here; for the report alone.
 
     Returns:
         The report, as it was written to `report.json`.
@@ -99,11 +105,13 @@ def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> Report:
     """
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    return _Run(spec, out, work, emit).execute()
+    return _Run(spec, out, work, emit, start_seconds).execute()
 
 
 class _Run:
-    def __init__(self, spec: SanitizeSpec, out: Path, work: Path, emit: Emit) -> None:
+    def __init__(
+        self, spec: SanitizeSpec, out: Path, work: Path, emit: Emit, start_seconds: float
+    ) -> None:
         self.spec = spec
         self.out = out
         self.work = work
@@ -112,6 +120,7 @@ class _Run:
         self.stages = plan(spec.method)
         self.warnings: list[WarningRecord] = []
         self.begun = monotonic()
+        self.start_seconds = start_seconds
 
     def execute(self) -> Report:
         _prepare_torch(self.spec.threads)
@@ -349,6 +358,7 @@ class _Run:
         """Figures on the curve's images, for people to look at; nothing is chosen by them."""
         if self.inputs.curve is None:
             return {}
+        begun = monotonic()
         evaluation = evaluate(
             network,
             self.inputs.curve,
@@ -357,6 +367,7 @@ class _Run:
             device=self.device,
             on_images=lambda images: self.progress.add(stage, images),
         )
+        self.state.curve_seconds += monotonic() - begun
         return _figures(evaluation)
 
     def save_loop(self, loop: LoopState) -> None:
@@ -384,7 +395,6 @@ class _Run:
         before = self.state.before
         if before is None:
             raise RuntimeError("the suspect model is measured before anything is written")
-        self._record(Stage.WRITE, monotonic() - begun)
         report = Report(
             model=_model_record(inputs),
             input=inputs.input_file,
@@ -414,15 +424,21 @@ class _Run:
             seconds=self._seconds(),
             resumed=self.state.resumed,
         )
+        pictures = self._draw(report)
+        # What all of it took is known once the pictures are drawn, which takes longest here.
+        self._record(Stage.WRITE, monotonic() - begun)
+        report = report.model_copy(
+            update={"stages": self.state.finished, "seconds": self._seconds()}
+        )
+        report = report.model_copy(update={"cost": self._cost(report)})
         artifacts = [_artifact(model_path, ArtifactKind.MODEL, "application/octet-stream")]
-        artifacts += self._write_report(report)
+        artifacts += self._write_report(report, pictures)
         self._emit(ResultEvent(artifacts=artifacts))
         return report
 
-    def _write_report(self, report: Report) -> list[Artifact]:
+    def _draw(self, report: Report) -> dict[str, bytes]:
         # Matplotlib takes most of a second to import, and a run that fails never needs it.
         from sanitizer.report.plots import plot_before_after, plot_curves, plot_examples
-        from sanitizer.report.render import render_page
 
         pictures = {
             "curves.png": plot_curves(report),
@@ -438,6 +454,26 @@ class _Run:
                 predict(self.network, examples, self.device).tolist(),
                 self.inputs.evaluation.class_names,
             )
+        return pictures
+
+    def _cost(self, report: Report) -> Cost:
+        cuda = self.device.type == "cuda"
+        curve = self.inputs.curve
+        return measure_cost(
+            report,
+            device="cuda" if cuda else "cpu",
+            processor=torch.cuda.get_device_name(self.device) if cuda else processor_name(),
+            threads=torch.get_num_threads(),
+            start_seconds=self.start_seconds,
+            curve_images=0 if curve is None else len(curve.labels),
+            curve_seconds=self.state.curve_seconds,
+            peak_host_bytes=peak_resident_bytes(),
+            peak_device_bytes=torch.cuda.max_memory_reserved(self.device) if cuda else None,
+        )
+
+    def _write_report(self, report: Report, pictures: Mapping[str, bytes]) -> list[Artifact]:
+        from sanitizer.report.render import render_page
+
         files = {
             "report.json": (
                 report.model_dump_json(indent=2).encode(),

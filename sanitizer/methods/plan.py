@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import nn
 
+from sanitizer.cost.workload import ARGD_PASSES, FINETUNING_PASSES, NAD_PASSES
 from sanitizer.events import Stage
 from sanitizer.methods.argd.step import ArgdStep
 from sanitizer.methods.finetune import FinetuneStep
@@ -67,7 +68,7 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                     "student",
                     config.student,
                     lambda bench: NadStep(bench.student, bench.teacher, bench.taps, config),
-                    relative_cost=4,
+                    relative_cost=NAD_PASSES,
                 ),
             )
         case ArgdConfig():
@@ -84,7 +85,7 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                         config,
                         make_generator(bench.seed, Stage.DISTIL, "projections"),
                     ),
-                    relative_cost=4.5,
+                    relative_cost=ARGD_PASSES,
                 ),
             )
 
@@ -95,5 +96,5 @@ def _finetuning(stage: Stage, trains: Role, training: Training) -> TrainingStage
         trains,
         training,
         lambda bench: FinetuneStep(getattr(bench, trains)),
-        relative_cost=3,
+        relative_cost=FINETUNING_PASSES,
     )
