@@ -4,9 +4,9 @@ Torch-free: the service makes a workload out of a request before the job runs, a
 once it has; the two are what an estimate is made from.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sanitizer.events import Stage
 from sanitizer.report.model import Evaluation, Report
@@ -21,12 +21,20 @@ from sanitizer.spec import (
 
 DeviceKind = Literal["cpu", "cuda"]
 
+MAX_COUNT = 2**40
+MAX_BYTES = 2**60
+MAX_SECONDS = 1e9
+"""Reports come out of processes that read strangers' files: what they say stays within reason."""
+
 FINETUNING_PASSES = 3.0
 """A forward pass, and a backward pass that is worth two: gradients of inputs and of weights."""
 NAD_PASSES = 4.0
 """And the teacher's forward pass."""
 ARGD_PASSES = 4.5
 """And the graphs, by measurement."""
+
+
+Side = Annotated[int, Field(ge=1, le=2**16)]
 
 
 class _Part(BaseModel):
@@ -37,10 +45,10 @@ class TrainingWork(_Part):
     """One training stage."""
 
     stage: Stage
-    images: int = Field(ge=0, description="Of an epoch.")
-    epochs: int = Field(ge=0)
-    batch_size: int = Field(ge=1)
-    passes: float = Field(gt=0, description="Work of an image, in forward passes.")
+    images: int = Field(ge=0, le=MAX_COUNT, description="Of an epoch.")
+    epochs: int = Field(ge=0, le=MAX_COUNT)
+    batch_size: int = Field(ge=1, le=MAX_COUNT)
+    passes: float = Field(gt=0, le=100, description="Work of an image, in forward passes.")
 
     @property
     def seen(self) -> int:
@@ -57,14 +65,14 @@ class Workload(_Part):
     """All that decides what a job costs."""
 
     architecture: str = Field(max_length=80)
-    input_size: tuple[int, int] = Field(description="Height and width, pixels.")
-    model_bytes: int = Field(ge=0, description="Of the file.")
+    input_size: tuple[Side, Side] = Field(description="Height and width, pixels.")
+    model_bytes: int = Field(ge=0, le=MAX_BYTES, description="Of the file.")
     training: tuple[TrainingWork, ...]
-    evaluation_images: int = Field(ge=0)
-    curve_images: int = Field(ge=0, description="Measured after each epoch.")
-    probes: int = Field(ge=0)
+    evaluation_images: int = Field(ge=0, le=MAX_COUNT)
+    curve_images: int = Field(ge=0, le=MAX_COUNT, description="Measured after each epoch.")
+    probes: int = Field(ge=0, le=MAX_COUNT)
     device: DeviceKind
-    threads: int = Field(ge=1, description="Of the CPU.")
+    threads: int = Field(ge=1, le=4096, description="Of the CPU.")
 
     @property
     def pixels(self) -> int:
@@ -110,11 +118,13 @@ class Workload(_Part):
 class Spent(_Part):
     """What a run took."""
 
-    training_seconds: float = Field(ge=0)
-    evaluation_seconds: float = Field(ge=0, description="Before, after, and for the curves.")
-    other_seconds: float = Field(ge=0, description="Start, loading, writing.")
-    host_bytes: int = Field(ge=0, description="Most that was resident at a time.")
-    device_bytes: int | None = Field(ge=0)
+    training_seconds: float = Field(ge=0, le=MAX_SECONDS)
+    evaluation_seconds: float = Field(
+        ge=0, le=MAX_SECONDS, description="Before, after, and for the curves."
+    )
+    other_seconds: float = Field(ge=0, le=MAX_SECONDS, description="Start, loading, writing.")
+    host_bytes: int = Field(ge=0, le=MAX_BYTES, description="Most that was resident at a time.")
+    device_bytes: int | None = Field(ge=0, le=MAX_BYTES)
 
     @property
     def seconds(self) -> float:
@@ -148,17 +158,29 @@ class Measured(_Part):
 
     workload: Workload
     spent: Spent
+    clean_available: int = Field(ge=0, le=MAX_COUNT, description="Images the clean data has.")
+    evaluation_available: int = Field(ge=0, le=MAX_COUNT, description="Likewise.")
 
     @classmethod
     def of_report(cls, report: Report) -> Self | None:
-        """Of a run that went through at once; None: it did not, or its report does not say.
+        """Of a run that went through at once; None: it did not, or its report says nothing sound.
 
         A run that was taken up again started and loaded more than once.
         """
-        workload, spent = Workload.of_report(report), Spent.of_report(report)
-        if workload is None or spent is None or report.resumed:
+        if report.resumed:
             return None
-        return cls(workload=workload, spent=spent)
+        try:
+            workload, spent = Workload.of_report(report), Spent.of_report(report)
+            if workload is None or spent is None:
+                return None
+            return cls(
+                workload=workload,
+                spent=spent,
+                clean_available=report.clean_data.images_available,
+                evaluation_available=report.evaluation_data.images_available,
+            )
+        except ValidationError:  # nobody has checked what the process says of its method
+            return None
 
 
 def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]:
