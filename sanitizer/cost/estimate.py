@@ -19,7 +19,7 @@ MIN_FACTOR, MAX_FACTOR = 1 / 50, 50.0
 """Beyond these a measurement is not believed: the process it comes from reads strangers' files."""
 
 
-class Basis(StrEnum):
+class EstimateBasis(StrEnum):
     """What an estimate rests on."""
 
     OWN_JOBS = "own_jobs"
@@ -27,7 +27,11 @@ class Basis(StrEnum):
     RULE_OF_THUMB = "rule_of_thumb"
 
 
-MARGINS = {Basis.OWN_JOBS: 1.25, Basis.INSTALLATION: 1.8, Basis.RULE_OF_THUMB: 3.0}
+MARGINS = {
+    EstimateBasis.OWN_JOBS: 1.25,
+    EstimateBasis.INSTALLATION: 1.8,
+    EstimateBasis.RULE_OF_THUMB: 3.0,
+}
 """The range is the estimate divided by this to the estimate times this."""
 
 
@@ -127,7 +131,7 @@ class Estimate:
     other_seconds: float
     host_bytes: int
     device_bytes: int | None
-    basis: Basis
+    basis: EstimateBasis
     measurements: int
 
 
@@ -157,7 +161,7 @@ def estimate(
     other = bare.other_seconds * factors.other
     seconds = training + evaluation + other
     margin = MARGINS[basis]
-    if basis is Basis.OWN_JOBS:
+    if basis is EstimateBasis.OWN_JOBS:
         margin = max(margin, _spread(history, factors))
     margin *= max(1.0, doubt)
     return Estimate(
@@ -178,20 +182,20 @@ def estimate(
 
 def _choose(
     own: Sequence[Measured], installation: Sequence[Measured]
-) -> tuple[Basis, Sequence[Measured]]:
+) -> tuple[EstimateBasis, Sequence[Measured]]:
     if own:
-        return Basis.OWN_JOBS, own
+        return EstimateBasis.OWN_JOBS, own
     if installation:
-        return Basis.INSTALLATION, installation
-    return Basis.RULE_OF_THUMB, ()
+        return EstimateBasis.INSTALLATION, installation
+    return EstimateBasis.RULE_OF_THUMB, ()
 
 
 # --- The rule of thumb ---------------------------------------------------------------------------
 
 
-def rule_of_thumb(workload: Workload) -> Spent:
-    """What a job would take by the rule alone."""
-    rule, profile = RULES[workload.device], profile_of(workload)
+def rule_of_thumb(workload: Workload, rule: Rule | None = None) -> Spent:
+    """What a job would take by the rule alone; None: that for its kind of device."""
+    rule, profile = rule or RULES[workload.device], profile_of(workload)
     evaluated = _passes_seconds(rule, profile, workload, workload.evaluated, 1.0)
     batches = -(-workload.evaluated // EVALUATION_BATCH)
     evaluated += batches * profile.operations * rule.operation_seconds

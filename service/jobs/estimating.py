@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy.orm import Session
 
 from sanitizer.catalog import ARCHITECTURES
-from sanitizer.cost.estimate import Basis, Estimate, estimate
+from sanitizer.cost.estimate import Estimate, EstimateBasis, estimate
 from sanitizer.cost.profile import find_profile, nearest_by_size
 from sanitizer.cost.workload import DeviceKind, Measured, Workload, training_work
 from sanitizer.spec import Device, ModelOptions, SanitizeSpec
@@ -187,14 +187,14 @@ def _threads(history: list[Measured], settings: Settings) -> int:
 
 def _estimate_out(found: Estimate, workload: Workload, guesses: _Guesses) -> JobEstimate:
     match found.basis:
-        case Basis.OWN_JOBS:
+        case EstimateBasis.OWN_JOBS:
             words = (
                 f"From what {found.measurements} of your finished jobs took with a "
                 f"{workload.architecture} on the same kind of device."
             )
-        case Basis.INSTALLATION:
+        case EstimateBasis.INSTALLATION:
             words = "From the speed that this installation has measured, with other work."
-        case Basis.RULE_OF_THUMB:
+        case EstimateBasis.RULE_OF_THUMB:
             words = (
                 f"By a rule of thumb for {workload.threads} threads of a CPU; nothing was measured "
                 "here yet."

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, PlainSerializer, SkipValidation, field_validator
 
-from sanitizer.cost.estimate import Basis
+from sanitizer.cost.estimate import EstimateBasis
 from sanitizer.cost.workload import DeviceKind
 from sanitizer.events import Stage
 from sanitizer.report.model import ArtifactKind, Evaluation, Report, Verdict
@@ -288,7 +288,7 @@ class JobEstimate(Output):
     device: DeviceKind = Field(description="That was reckoned with.")
     clean_images: int = Field(ge=0, description="To train on, that were reckoned with.")
     evaluation_images: int = Field(ge=0, description="That were reckoned with.")
-    basis: Basis = Field(
+    basis: EstimateBasis = Field(
         description="`own_jobs`: your finished jobs with this architecture; `installation`: the "
         "speed of the machine, measured with other work; `rule_of_thumb`: nothing was measured yet."
     )
