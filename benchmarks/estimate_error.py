@@ -233,14 +233,20 @@ def suggest(history: Sequence[Measured], reports: Sequence[Report]) -> Rule:
             for measured in history
         )
 
+    def by_memory(tried: Rule) -> float:
+        return statistics.mean(
+            abs(
+                math.log(
+                    rule_of_thumb(measured.workload, tried).host_bytes / measured.spent.host_bytes
+                )
+            )
+            for measured in history
+        )
+
     speeds = ("macs_per_second", "saved_bytes_per_second", "operation_seconds")
     rule = fit(rule, by_work, speeds)
     rule = fit(rule, by_rest, ("load_seconds", "image_seconds", "pixel_seconds"))
-    beside = statistics.median(
-        measured.spent.host_bytes - rule_of_thumb(measured.workload, rule).host_bytes
-        for measured in history
-    )
-    return replace(rule, host_bytes=rule.host_bytes + beside)
+    return fit(rule, by_memory, ("host_bytes", "layer_factor"))
 
 
 def fit(rule: Rule, error: Callable[[Rule], float], names: Sequence[str]) -> Rule:

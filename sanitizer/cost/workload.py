@@ -144,10 +144,11 @@ class Spent(_Part):
         evaluation = cost.curve_seconds + sum(
             seconds.get(stage, 0.0) for stage in (Stage.BASELINE, Stage.EVALUATE)
         )
+        rest = cost.start_seconds + report.seconds - training - evaluation
         return cls(
             training_seconds=training,
             evaluation_seconds=evaluation,
-            other_seconds=max(0.0, cost.start_seconds + report.seconds - training - evaluation),
+            other_seconds=0.0 if rest < 0 else rest,
             host_bytes=cost.peak_host_bytes,
             device_bytes=cost.peak_device_bytes,
         )
