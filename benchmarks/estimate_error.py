@@ -243,7 +243,12 @@ def suggest(history: Sequence[Measured], reports: Sequence[Report]) -> Rule:
             for measured in history
         )
 
-    speeds = ("macs_per_second", "saved_bytes_per_second", "operation_seconds")
+    speeds = (
+        "macs_per_second",
+        "saved_bytes_per_second",
+        "training_factor",
+        "operation_seconds",
+    )
     rule = fit(rule, by_work, speeds)
     rule = fit(rule, by_rest, ("load_seconds", "image_seconds", "pixel_seconds"))
     return fit(rule, by_memory, ("host_bytes", "layer_factor"))

@@ -93,8 +93,10 @@ def _run(
     # Without it cuBLAS does not promise the same bits twice; it is read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # torch takes a second or more to import: a bad specification is told before that.
+    from sanitizer.compute import keep_freed_memory
     from sanitizer.pipeline import sanitize
 
+    keep_freed_memory()
     report = sanitize(spec, out, work, emit, start_seconds=time.monotonic() - begun)
     return Exit.BLOCKED if report.decision.verdict is Verdict.BLOCKED else Exit.ALLOWED
 

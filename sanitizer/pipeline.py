@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sanitizer.attacks.trigger import Trigger, make_trigger
+from sanitizer.compute import choose_device, choose_precision, device_name, prepare
 from sanitizer.cost.measured import measure_cost
 from sanitizer.data.image_set import ImageSet, decode
 from sanitizer.data.loader import Batches
@@ -25,7 +26,7 @@ from sanitizer.data.source import (
     check_same_order,
 )
 from sanitizer.data.splits import draw, hold_out
-from sanitizer.errors import DeviceUnavailable, InvalidSpec
+from sanitizer.errors import InvalidSpec
 from sanitizer.evaluation.evaluate import evaluate, predict
 from sanitizer.evaluation.metrics import defense_effectiveness
 from sanitizer.events import (
@@ -58,7 +59,7 @@ from sanitizer.report.model import (
 )
 from sanitizer.report.verdict import decide
 from sanitizer.run_state import CheckpointDamaged, RunState
-from sanitizer.spec import DataSource, Device, SanitizeSpec
+from sanitizer.spec import DataSource, SanitizeSpec
 
 EXAMPLE_PICTURES = 8
 MAX_NAME_BYTES = 150
@@ -117,16 +118,17 @@ class _Run:
         self.work = work
         self._emit = emit
         self.device = choose_device(spec.device)
+        self.precision = choose_precision(spec.precision, self.device)
         self.stages = plan(spec.method)
         self.warnings: list[WarningRecord] = []
         self.begun = monotonic()
         self.start_seconds = start_seconds
 
     def execute(self) -> Report:
-        _prepare_torch(self.spec.threads)
+        prepare(self.spec.threads)
         self._begin(Stage.LOAD, "Reading the model and the images.")
         self.inputs = self._load()
-        fingerprint = _fingerprint(self.spec, self.inputs, self.device)
+        fingerprint = _fingerprint(self.spec, self.inputs, self.device, self.precision)
         saved = self._load_state(fingerprint)
         self.state = saved or RunState(fingerprint)
         if saved:
@@ -318,7 +320,9 @@ class _Run:
 
     def _train(self) -> None:
         teacher = deepcopy(self.network)
-        bench = Bench(self.network, teacher, self.inputs.suspect.taps, self.spec.seed)
+        bench = Bench(
+            self.network, teacher, self.inputs.suspect.taps, self.spec.seed, self.precision
+        )
         for role, weights in self.state.networks.items():
             getattr(bench, role).load_state_dict(weights)
         done = {record.stage for record in self.state.finished}
@@ -408,7 +412,8 @@ class _Run:
             evaluation_data=inputs.evaluation_record,
             method=self.spec.method.model_dump(mode="json"),
             seed=self.spec.seed,
-            device=_device_name(self.device),
+            device=device_name(self.device),
+            precision=str(self.precision).removeprefix("torch."),
             versions=_versions(),
             before=before,
             after=after,
@@ -462,7 +467,7 @@ class _Run:
         return measure_cost(
             report,
             device="cuda" if cuda else "cpu",
-            processor=torch.cuda.get_device_name(self.device) if cuda else processor_name(),
+            processor=device_name(self.device) if cuda else processor_name(),
             threads=torch.get_num_threads(),
             start_seconds=self.start_seconds,
             curve_images=0 if curve is None else len(curve.labels),
@@ -592,29 +597,6 @@ class _StageHooks(LoopHooks):
         self.saved = monotonic()
 
 
-def choose_device(device: Device) -> torch.device:
-    """The torch device of a request.
-
-    Raises:
-        DeviceUnavailable: CUDA was asked for and is not there.
-    """
-    available = torch.cuda.is_available()
-    if device is Device.CUDA and not available:
-        raise DeviceUnavailable(
-            "The request asks for device cuda; this machine has no CUDA device that torch can use. "
-            "Ask for cpu or auto, or run it on a GPU worker."
-        )
-    return torch.device("cuda" if available and device is not Device.CPU else "cpu")
-
-
-def _prepare_torch(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
-    # The same run must give the same bytes; an operation without a deterministic kernel is told of.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-
-
 def result_name(filename: str) -> str:
     """What the sanitized file is called: `sanitized-` and the name of the upload, if not too long.
 
@@ -626,7 +608,9 @@ def result_name(filename: str) -> str:
     return f"sanitized-{filename}"
 
 
-def _fingerprint(spec: SanitizeSpec, inputs: Inputs, device: torch.device) -> str:
+def _fingerprint(
+    spec: SanitizeSpec, inputs: Inputs, device: torch.device, precision: torch.dtype
+) -> str:
     """Of everything that decides the outcome, rounding included; not of paths or the policy."""
     content = {
         "spec": spec.model_dump(
@@ -636,12 +620,14 @@ def _fingerprint(spec: SanitizeSpec, inputs: Inputs, device: torch.device) -> st
                 "clean_data": {"path"},
                 "evaluation_data": {"path"},
                 "device": True,
+                "precision": True,
                 "threads": True,
                 "policy": True,
                 "checkpoint_seconds": True,
             },
         ),
         "device": device.type,
+        "precision": str(precision),
         "threads": torch.get_num_threads(),
         "model": inputs.input_file.sha256,
         "clean": _digest(inputs.clean),
@@ -714,10 +700,6 @@ def _artifact(path: Path, kind: ArtifactKind, media_type: str) -> Artifact:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _versions() -> dict[str, str]:

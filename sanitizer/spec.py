@@ -324,6 +324,17 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Precision(StrEnum):
+    """What the networks compute in while they are trained; weights are kept in float32.
+
+    `auto`: bfloat16 where the processor or the device computes in it natively, else float32.
+    """
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -358,6 +369,7 @@ class SanitizeSpec(Strict):
     policy: Policy = Policy()
     seed: Seed = 0
     device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
     threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads. Null: torch's own choice."
     )

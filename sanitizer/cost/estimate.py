@@ -47,6 +47,8 @@ class Rule:
     Attributes:
         macs_per_second: With one thread, or of the whole GPU.
         saved_bytes_per_second: As above.
+        training_factor: What a pass of training takes over one of evaluation: training may be in
+            bfloat16, evaluation is in float32.
         operation_seconds: To start one kernel, from Python.
         thread_power: n threads are n to this power as fast as one.
         start_seconds: Until the process begins to load.
@@ -62,6 +64,7 @@ class Rule:
 
     macs_per_second: float
     saved_bytes_per_second: float
+    training_factor: float
     operation_seconds: float
     thread_power: float
     start_seconds: float
@@ -79,6 +82,7 @@ RULES: dict[DeviceKind, Rule] = {
     "cpu": Rule(
         macs_per_second=58e9,
         saved_bytes_per_second=3.2e9,
+        training_factor=1.0,
         operation_seconds=33e-6,
         thread_power=0.8,
         start_seconds=1.7,
@@ -94,6 +98,7 @@ RULES: dict[DeviceKind, Rule] = {
     "cuda": Rule(
         macs_per_second=10e12,
         saved_bytes_per_second=300e9,
+        training_factor=0.5,
         operation_seconds=10e-6,
         thread_power=0.0,
         start_seconds=6.0,
@@ -236,7 +241,7 @@ def _training_seconds(
 ) -> float:
     kernels = work.steps * work.passes * profile.operations
     passes = _passes_seconds(rule, profile, workload, work.seen, work.passes)
-    return passes + kernels * rule.operation_seconds
+    return passes * rule.training_factor + kernels * rule.operation_seconds
 
 
 def _passes_seconds(

@@ -1,5 +1,7 @@
 """Attention maps of feature maps: what attention distillation aligns."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,23 +19,57 @@ def attention_map(features: Tensor) -> Tensor:
         features: [B, C, H, W].
 
     Returns:
-        [B, 1, H, W], non-negative.
+        [B, 1, H, W], non-negative; float32, or float64 where `features` are.
     """
-    energy = features.float().square().sum(dim=1, keepdim=True)
-    norm = torch.linalg.vector_norm(energy, dim=(2, 3), keepdim=True)
-    normalised: Tensor = energy / (norm + NORM_EPSILON)
-    return normalised
+    attention: Tensor = _AttentionMap.apply(features)
+    return attention
+
+
+class _AttentionMap(torch.autograd.Function):
+    """The map and its gradient, each with one pass over the features.
+
+    Feature maps are the largest tensors of a step. Written as plain operations, their squares would
+    be stored in float32, and read and written again on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        length = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=dtype)
+        energy = length.square_()
+        norm = torch.linalg.vector_norm(energy, dim=(2, 3), keepdim=True)
+        attention: Tensor = energy.div_(norm + NORM_EPSILON)
+        ctx.save_for_backward(features, attention, norm)
+        return attention
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # With E the energy, n its norm, d = n + epsilon, A = E / d:
+        # dL/dE = (dL/dA - A <dL/dA, A> d / n) / d, and dL/dF = 2 F dL/dE.
+        features, attention, norm = ctx.saved_tensors
+        divisor = norm + NORM_EPSILON
+        along = (gradient * attention).sum(dim=(2, 3), keepdim=True)
+        # A map of zeros has no direction; its gradient is 0, and not 0 / 0.
+        along = along * (divisor / norm.clamp(min=torch.finfo(norm.dtype).tiny))
+        energy_gradient = torch.addcmul(gradient, attention, along, value=-1) * (2 / divisor)
+        scaled: Tensor = features * energy_gradient.to(features.dtype)
+        return scaled
 
 
 def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Adaptive average pooling of [B, C, H, W] to [B, C, *size].
 
     Where the grid divides evenly, as between stages of most networks, plain pooling gives the same
-    numbers and, unlike the adaptive kind, a deterministic gradient on CUDA.
+    numbers and, unlike the adaptive kind, a deterministic gradient on CUDA; so does repeating the
+    cells where the finer grid is the one that is asked for.
     """
     height, width = maps.shape[2:]
     if (height, width) == size:
         return maps
+    if size[0] % height == 0 and size[1] % width == 0:
+        repeats = (size[0] // height, size[1] // width)
+        cells = maps[:, :, :, None, :, None]
+        return cells.expand(-1, -1, -1, repeats[0], -1, repeats[1]).reshape(*maps.shape[:2], *size)
     if height % size[0] == 0 and width % size[1] == 0:
         return functional.avg_pool2d(maps, (height // size[0], width // size[1]))
     return functional.adaptive_avg_pool2d(maps, size)

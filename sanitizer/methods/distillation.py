@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,11 +21,18 @@ class DistillationStep(Step):
         student: The network that is trained.
         teacher: Of the same architecture; frozen here.
         points: Where both are tapped.
+        precision: What both compute in.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, points: Sequence[TapPoint]) -> None:
-        super().__init__(student)
-        self.teacher = FrozenTeacher(teacher)
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        points: Sequence[TapPoint],
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(student, precision)
+        self.teacher = FrozenTeacher(teacher, precision)
         self.points = tuple(points)
         self._student_taps: Taps | None = None
         self._teacher_taps: Taps | None = None
@@ -48,7 +56,7 @@ class DistillationStep(Step):
     def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
         if self._student_taps is None or self._teacher_taps is None:
             raise RuntimeError("a distillation step works inside `with step.attached()`")
-        logits = self.network(images)
+        logits = self.classify(images)
         self.teacher(images)
         student = [attention_map(features) for features in self._student_taps.take()]
         teacher = [attention_map(features) for features in self._teacher_taps.take()]

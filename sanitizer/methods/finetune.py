@@ -10,5 +10,5 @@ class FinetuneStep(Step):
     """Also how the teacher of the distillation methods is made."""
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
-        logits = self.network(images)
+        logits = self.classify(images)
         return StepOutput(logits, {"cross_entropy": functional.cross_entropy(logits, labels)})

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sanitizer.errors import TrainingDiverged
+from sanitizer.methods.sgd import Sgd, descending
 from sanitizer.methods.step import Step
 from sanitizer.randomness import derive_seed
 from sanitizer.spec import Training
@@ -37,7 +38,7 @@ class LoopState:
     step: int = 0
     """Steps of the current epoch that are done."""
     network: dict[str, Tensor] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
     sums: dict[str, Tensor] = field(default_factory=dict)
     images: int = 0
     """Images of the current epoch that are in `sums`."""
@@ -87,39 +88,34 @@ def train(
     """
     hooks = hooks or LoopHooks()
     network = step.network
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=training.learning_rate(0),
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        nesterov=training.momentum > 0,
-    )
     progress = state or LoopState()
     if progress.network:
         network.load_state_dict(progress.network)
-        optimizer.load_state_dict(progress.optimizer)
-    device = parameters[0].device
+    device = next(network.parameters()).device
     progress.sums = {name: value.to(device) for name, value in progress.sums.items()}
     steps = batches.steps_per_epoch
-
-    def snapshot() -> LoopState:
-        progress.network = network.state_dict()
-        progress.optimizer = optimizer.state_dict()
-        return progress
 
     # Dropout and the like draw from torch's global generators: they are seeded for each step, so
     # that a resumed run draws what it would have drawn, and put back as they were in the end.
     devices = [device] if device.type == "cuda" else []
-    with step.attached(), torch.random.fork_rng(devices):
+    with (
+        step.attached(),
+        torch.random.fork_rng(devices),
+        descending(network, training, progress.optimizer) as sgd,
+    ):
+
+        def snapshot() -> LoopState:
+            progress.network = network.state_dict()
+            progress.optimizer = sgd.state_dict()
+            return progress
+
         while progress.epoch < training.epochs:
-            for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate(progress.epoch)
+            learning_rate = training.learning_rate(progress.epoch)
             network.train()
             resumed_seconds, begun = progress.seconds, perf_counter()
             for images, labels in batches.epoch(progress.epoch, progress.step):
                 torch.manual_seed(derive_seed(*seed_parts, progress.epoch, progress.step))
-                _one_step(step, optimizer, progress, images, labels)
+                _one_step(step, sgd, learning_rate, progress, images, labels)
                 progress.step += 1
                 progress.seconds = resumed_seconds + perf_counter() - begun
                 hooks.on_step(progress.epoch, progress.step, steps)
@@ -127,7 +123,7 @@ def train(
                 if progress.step < steps and hooks.wants_checkpoint():
                     hooks.save(snapshot())
             values = _epoch_values(progress)
-            values["learning_rate"] = training.learning_rate(progress.epoch)
+            values["learning_rate"] = learning_rate
             values["seconds"] = resumed_seconds + perf_counter() - begun
             _check_finite(step, values, progress.epoch)
             progress.epoch += 1
@@ -141,16 +137,16 @@ def train(
 
 def _one_step(
     step: Step,
-    optimizer: torch.optim.Optimizer,
+    sgd: Sgd,
+    learning_rate: float,
     progress: LoopState,
     images: Tensor,
     labels: Tensor,
 ) -> None:
     output = step(images, labels)
     loss = torch.stack(list(output.losses.values())).sum()
-    optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-    optimizer.step()
+    sgd.step(learning_rate)
     size = labels.shape[0]
     correct = (output.logits.detach().argmax(dim=1) == labels).sum()
     figures = {"loss": loss, **output.losses, "train_accuracy": correct / size}

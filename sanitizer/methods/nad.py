@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sanitizer.methods.argd.losses import node_loss
@@ -23,8 +24,9 @@ class NadStep(DistillationStep):
         teacher: nn.Module,
         points: Sequence[TapPoint],
         config: NadConfig,
+        precision: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(student, teacher, points)
+        super().__init__(student, teacher, points, precision)
         self.node_weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, len(self.points))
 
     def align(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Mapping[str, Tensor]:

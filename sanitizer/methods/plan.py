@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
 from sanitizer.cost.workload import ARGD_PASSES, FINETUNING_PASSES, NAD_PASSES
@@ -28,12 +29,14 @@ class Bench:
         teacher: Starts as the suspect model too.
         taps: Where both are tapped.
         seed: Of the run.
+        precision: What the networks compute in.
     """
 
     student: nn.Module
     teacher: nn.Module
     taps: Sequence[TapPoint]
     seed: int
+    precision: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                     Stage.DISTIL,
                     "student",
                     config.student,
-                    lambda bench: NadStep(bench.student, bench.teacher, bench.taps, config),
+                    lambda bench: NadStep(
+                        bench.student, bench.teacher, bench.taps, config, bench.precision
+                    ),
                     relative_cost=NAD_PASSES,
                 ),
             )
@@ -84,6 +89,7 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                         bench.taps,
                         config,
                         make_generator(bench.seed, Stage.DISTIL, "projections"),
+                        bench.precision,
                     ),
                     relative_cost=ARGD_PASSES,
                 ),
@@ -95,6 +101,6 @@ def _finetuning(stage: Stage, trains: Role, training: Training) -> TrainingStage
         stage,
         trains,
         training,
-        lambda bench: FinetuneStep(getattr(bench, trains)),
+        lambda bench: FinetuneStep(getattr(bench, trains), bench.precision),
         relative_cost=FINETUNING_PASSES,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -24,10 +25,18 @@ class Step(ABC):
 
     Attributes:
         network: What is trained. Its mode (train or eval) is the loop's business.
+        precision: What networks compute in; losses are float32 always, and so are the weights.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, precision: torch.dtype = torch.float32) -> None:
         self.network = network
+        self.precision = precision
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits of the trained network, [B, classes], float32."""
+        with computing_in(self.precision, images.device):
+            logits: Tensor = self.network(images)
+        return logits.float()
 
     @abstractmethod
     def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
@@ -41,3 +50,10 @@ class Step(ABC):
     def attached(self) -> AbstractContextManager[object]:
         """Attaches what the step needs on its networks (hooks) for as long as the loop runs."""
         return nullcontext()
+
+
+def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Lets networks compute in another type than their weights have; float32: as they are."""
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, precision)

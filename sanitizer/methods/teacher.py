@@ -5,12 +5,19 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from sanitizer.methods.step import computing_in
+
 
 class FrozenTeacher(nn.Module):
-    """Wraps a network so that it stays in eval mode and never gets a gradient, whoever calls."""
+    """Wraps a network so that it stays in eval mode and never gets a gradient, whoever calls.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        precision: What it computes in.
+    """
+
+    def __init__(self, network: nn.Module, precision: torch.dtype = torch.float32) -> None:
         super().__init__()
+        self.precision = precision
         self.network = network.requires_grad_(False)
         super().train(False)
 
@@ -21,5 +28,6 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, classes] of images [B, C, H, W]."""
-        logits: Tensor = self.network(images)
+        with computing_in(self.precision, images.device):
+            logits: Tensor = self.network(images)
         return logits

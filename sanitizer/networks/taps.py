@@ -161,30 +161,61 @@ def _is_channels_last(path: str) -> bool:
     return path == "norm" or (path.startswith("features.") and path != "features.0.0")
 
 
+@dataclass(frozen=True)
+class _Output:
+    original: Tensor
+    version: int | None
+    """Of `original` when it came out; torch counts up with each write in place. None: it does not
+    count in inference mode, and `original` is a copy."""
+    copy: Tensor | None
+
+
 class Taps:
-    """The feature maps of the last forward pass."""
+    """The feature maps of the last forward pass.
+
+    What follows a tap may work in place on its output (an in-place ReLU, DenseNet's forward). So
+    the first pass copies every output, and sees which of them were written over: only those are
+    copied from then on.
+    """
 
     def __init__(self, points: Sequence[TapPoint]) -> None:
         self.points = tuple(points)
-        self._outputs: dict[str, Tensor] = {}
+        self._outputs: dict[str, _Output] = {}
+        self._unchanged: set[str] = set()
 
     def take(self) -> list[Tensor]:
         """Feature maps [B, C, H, W], one per point; they are forgotten here.
 
         Raises:
-            RuntimeError: There was no forward pass since the last call.
+            RuntimeError: There was no forward pass since the last call; or what was left alone in
+                the passes before was written over in this one.
         """
         missing = [point.module for point in self.points if point.module not in self._outputs]
         if missing:
             raise RuntimeError(f"no forward pass went through {', '.join(missing)} since last time")
-        maps = [_as_map(self._outputs[point.module], point) for point in self.points]
+        maps = [_as_map(self._taken(point.module), point) for point in self.points]
         self._outputs.clear()
         return maps
 
+    def _taken(self, module: str) -> Tensor:
+        output = self._outputs[module]
+        if output.version is None:
+            return output.original
+        if output.original._version == output.version:
+            self._unchanged.add(module)
+        elif output.copy is None:
+            raise RuntimeError(
+                f"the output of {module} was written over in this forward pass, not in those before"
+            )
+        return output.original if output.copy is None else output.copy
+
     def _hook(self, point: TapPoint) -> Callable[[nn.Module, Any, Tensor], None]:
         def keep(_: nn.Module, __: Any, output: Tensor) -> None:
-            # A copy: what follows may work in place (an in-place ReLU, DenseNet's forward).
-            self._outputs[point.module] = output.clone()
+            if output.is_inference():
+                self._outputs[point.module] = _Output(output.clone(), None, None)
+            else:
+                copy = None if point.module in self._unchanged else output.clone()
+                self._outputs[point.module] = _Output(output, output._version, copy)
 
         return keep
 

@@ -185,6 +185,9 @@ class Report(_Part):
     method: dict[str, Any] = Field(description="Every setting as it was used.")
     seed: int
     device: str
+    precision: str = Field(
+        default="float32", description="What the networks computed in while they were trained."
+    )
     versions: dict[str, str]
     before: Evaluation
     after: Evaluation

@@ -132,13 +132,14 @@ class RelationEmbedding(nn.Module):
             [T].
         """
         attention = self.attention(student, teacher)
+        mine, theirs = [node.square() for node in student], [node.square() for node in teacher]
         terms = []
-        for index, node in enumerate(teacher):
+        for index, node in enumerate(theirs):
             grid = (node.shape[2], node.shape[3])
-            target = _value(node, grid)
-            distances = torch.stack(
-                [(_value(mine, grid) - target).square().mean(dim=1) for mine in student], dim=1
-            )
+            target = functional.normalize(node.flatten(2), dim=2)
+            values = torch.cat([pool_to(other, grid) for other in mine], dim=1)
+            values = functional.normalize(values.flatten(2), dim=2)
+            distances = (values - target).square().mean(dim=2)
             terms.append((attention[:, index] * distances).sum(dim=1).mean())
         return torch.stack(terms)
 
@@ -153,12 +154,9 @@ class RelationEmbedding(nn.Module):
         return _batch_norm(projected, scale, shift)
 
 
-def _batch_norm(values: Tensor, scale: Tensor, shift: Tensor, epsilon: float = 1e-5) -> Tensor:
+def _batch_norm(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Batch normalisation over dimension 0 alone, with the batch's own statistics."""
-    variance, mean = torch.var_mean(values, dim=0, correction=0)
-    return (values - mean) * (variance + epsilon).rsqrt() * scale + shift
-
-
-def _value(node: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, H W] of norm 1."""
-    return functional.normalize(pool_to(node.square(), grid).flatten(1), dim=1)
+    normalised = functional.batch_norm(
+        values.flatten(1), None, None, scale.flatten(), shift.flatten(), training=True
+    )
+    return normalised.view_as(values)

@@ -25,8 +25,9 @@ class ArgdStep(DistillationStep):
         points: Sequence[TapPoint],
         config: ArgdConfig,
         generator: torch.Generator,
+        precision: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(student, teacher, points)
+        super().__init__(student, teacher, points, precision)
         taps = len(self.points)
         self.config = config
         self.node_weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, taps)

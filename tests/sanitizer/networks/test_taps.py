@@ -291,3 +291,63 @@ def test_hooks_are_gone_when_a_tap_does_not_exist() -> None:
         pass
 
     assert _hooks(network) == 0
+
+
+class Fickle(nn.Module):
+    """Writes over the output of its first layer, when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.writes_over = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.first(images)
+        return features.mul_(2) if self.writes_over else features * 2
+
+
+FICKLE = TapPoint("first", "nchw", (8, 8), 4)
+
+
+def test_an_output_that_nothing_writes_over_is_copied_in_the_first_pass_alone() -> None:
+    network, images = Fickle(), _images(2, 3, 8, 8)
+    seen: list[Tensor] = []
+    network.first.register_forward_hook(lambda _, __, output: seen.append(output))
+    with tapped(network, [FICKLE]) as taps:
+        taken = []
+        for _ in range(3):
+            network(images)
+            taken += taps.take()
+    assert [a is b for a, b in zip(seen, taken, strict=True)] == [False, True, True]
+    assert torch.equal(taken[0], taken[2])
+
+
+def test_an_output_that_is_written_over_is_copied_in_every_pass() -> None:
+    network, images = Fickle(), _images(2, 3, 8, 8)
+    network.writes_over = True
+    expected = network.first(images)
+    with tapped(network, [FICKLE]) as taps:
+        for _ in range(3):
+            network(images)
+            assert torch.equal(taps.take()[0], expected)
+
+
+def test_an_output_written_over_in_a_later_pass_alone_is_told() -> None:
+    network, images = Fickle(), _images(2, 3, 8, 8)
+    with tapped(network, [FICKLE]) as taps:
+        network(images)
+        taps.take()
+        network.writes_over = True
+        network(images)
+        with pytest.raises(RuntimeError, match="first was written over in this forward pass"):
+            taps.take()
+
+
+def test_features_in_inference_mode_are_copies() -> None:
+    network, images = Fickle(), _images(2, 3, 8, 8)
+    network.writes_over = True
+    expected = network.first(images)
+    with torch.inference_mode(), tapped(network, [FICKLE]) as taps:
+        for _ in range(2):
+            network(images)
+            assert torch.equal(taps.take()[0], expected)
