@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    # Until here the interpreter started, which is computing alone: its CPU time is its time.
+    begun = time.monotonic() - time.process_time()
     parser = _Parser(prog="python -m sanitizer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run one specification")
@@ -63,16 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.exit_with_parent:
         _exit_with_parent()
     if options.command != "rank":
-        return _execute(options)
+        return _execute(options, begun)
     end_with_launcher(options.launcher)
-    code = _execute(options)
+    code = _execute(options, begun)
     # Gloo's threads may hold tensors until the very end, when Python can free none any more: they
     # would abort the process (pytorch/pytorch#179291).
     sys.stderr.flush()
     os._exit(code)
 
 
-def _execute(options: argparse.Namespace) -> int:
+def _execute(options: argparse.Namespace, begun: float) -> int:
     with _event_stream() as stream:
 
         def emit(event: Event) -> None:
@@ -93,10 +96,10 @@ def _execute(options: argparse.Namespace) -> int:
                 # starts.
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 if options.command == "rank":
-                    return _run_rank(spec, options, emit)
+                    return _run_rank(spec, options, emit, begun)
                 work = options.work or options.out / "work"
                 if spec.devices == 1:
-                    return _run(spec, options.out, work, emit)
+                    return _run(spec, options.out, work, emit, begun)
                 ended = launch(options.spec, options.out, work, spec.devices, stream)
             return fail(ended) if isinstance(ended, ErrorEvent) else ended
         except SanitizerError as error:
@@ -123,17 +126,20 @@ def _add_rank(commands: "argparse._SubParsersAction[_Parser]") -> None:
         rank.add_argument(number, type=int, required=True)
 
 
-def _run(spec: SanitizeSpec, out: Path, work: Path, emit: Callable[[Event], None]) -> int:
+def _run(
+    spec: SanitizeSpec, out: Path, work: Path, emit: Callable[[Event], None], begun: float
+) -> int:
     # torch takes a second or more to import: a bad specification is told before that.
     from sanitizer.compute import keep_freed_memory
     from sanitizer.pipeline import sanitize
 
     keep_freed_memory()
-    return _exit_code(sanitize(spec, out, work, emit))
+    start_seconds = time.monotonic() - begun
+    return _exit_code(sanitize(spec, out, work, emit, start_seconds=start_seconds))
 
 
 def _run_rank(
-    spec: SanitizeSpec, options: argparse.Namespace, emit: Callable[[Event], None]
+    spec: SanitizeSpec, options: argparse.Namespace, emit: Callable[[Event], None], begun: float
 ) -> int:
     from sanitizer.compute import choose_device, keep_freed_memory
     from sanitizer.parallel.group import joined
@@ -143,7 +149,8 @@ def _run_rank(
     meeting = Meeting(options.meeting)
     device = choose_device(spec.device, options.number, options.of)
     with joined(meeting.store, options.number, options.of, device) as group:
-        report = sanitize(spec, options.out, options.work, emit, group)
+        start_seconds = time.monotonic() - begun
+        report = sanitize(spec, options.out, options.work, emit, group, start_seconds=start_seconds)
         if group.is_leader:
             meeting.leave_code(_exit_code(report))
     return Exit.ALLOWED  # any other code would be a fault to the launcher

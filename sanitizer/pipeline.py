@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sanitizer.attacks.trigger import Trigger, make_trigger
 from sanitizer.compute import choose_device, choose_precision, device_name, prepare
+from sanitizer.cost.measured import measure_cost
 from sanitizer.data.image_set import ImageSet, decode
 from sanitizer.data.loader import Batches
 from sanitizer.data.readers import open_source
@@ -39,6 +40,7 @@ from sanitizer.events import (
     StageEvent,
     WarningEvent,
 )
+from sanitizer.machine import peak_resident_bytes, processor_name
 from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, TrainingStage, plan
 from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
@@ -48,6 +50,7 @@ from sanitizer.progress import MIN_SECONDS, Emit, Progress
 from sanitizer.randomness import derive_seed
 from sanitizer.report.model import (
     ArtifactKind,
+    Cost,
     DataRecord,
     EpochRecord,
     Evaluation,
@@ -89,7 +92,15 @@ class Inputs:
     triggers: tuple[Trigger, ...]
 
 
-def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit, group: Group = ALONE) -> Report:
+def sanitize(
+    spec: SanitizeSpec,
+    out: Path,
+    work: Path,
+    emit: Emit,
+    group: Group = ALONE,
+    *,
+    start_seconds: float = 0.0,
+) -> Report:
     """Runs a whole job: load, measure, train, measure again, write.
 
     A run that was killed goes on where its last checkpoint in `work` stands, and ends in the same
@@ -101,6 +112,7 @@ def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit, group: Group
         work: Folder for decoded images and the checkpoint; can go once the run succeeded.
         emit: Gets every event, the `ResultEvent` last; nothing where this is not the leader.
         group: The processes that share the run, each of which calls this with the same arguments.
+        start_seconds: What the process needed until it came here; for the report alone.
 
     Returns:
         The report, as it was written to `report.json`.
@@ -110,11 +122,20 @@ def sanitize(spec: SanitizeSpec, out: Path, work: Path, emit: Emit, group: Group
     """
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    return _Run(spec, out, work, emit if group.is_leader else _keep_quiet, group).execute()
+    heard = emit if group.is_leader else _keep_quiet
+    return _Run(spec, out, work, heard, group, start_seconds).execute()
 
 
 class _Run:
-    def __init__(self, spec: SanitizeSpec, out: Path, work: Path, emit: Emit, group: Group) -> None:
+    def __init__(
+        self,
+        spec: SanitizeSpec,
+        out: Path,
+        work: Path,
+        emit: Emit,
+        group: Group,
+        start_seconds: float,
+    ) -> None:
         self.spec = spec
         self.group = group
         self.out = out
@@ -125,6 +146,7 @@ class _Run:
         self.stages = plan(spec.method)
         self.warnings: list[WarningRecord] = []
         self.begun = monotonic()
+        self.start_seconds = start_seconds
 
     def execute(self) -> Report:
         prepare(self.spec.threads, self.group.size)
@@ -381,6 +403,7 @@ class _Run:
         """Figures on the curve's images, for people to look at; nothing is chosen by them."""
         if self.inputs.curve is None:
             return {}
+        begun = monotonic()
         evaluation = evaluate(
             network,
             self.inputs.curve,
@@ -390,6 +413,7 @@ class _Run:
             on_images=lambda images: self.progress.add(stage, images),
             group=self.group,
         )
+        self.state.curve_seconds += monotonic() - begun
         return _figures(evaluation)
 
     def save_loop(self, loop: LoopState) -> None:
@@ -419,7 +443,6 @@ class _Run:
         before = self.state.before
         if before is None:
             raise RuntimeError("the suspect model is measured before anything is written")
-        self._record(Stage.WRITE, monotonic() - begun)
         report = Report(
             model=_model_record(inputs),
             input=inputs.input_file,
@@ -453,15 +476,21 @@ class _Run:
         )
         if not self.group.is_leader:
             return report
+        pictures = self._draw(report)
+        # What all of it took is known once the pictures are drawn, which takes longest here.
+        self._record(Stage.WRITE, monotonic() - begun)
+        report = report.model_copy(
+            update={"stages": self.state.finished, "seconds": self._seconds()}
+        )
+        report = report.model_copy(update={"cost": self._cost(report)})
         artifacts = [_artifact(model_path, ArtifactKind.MODEL, "application/octet-stream")]
-        artifacts += self._write_report(report)
+        artifacts += self._write_report(report, pictures)
         self._emit(ResultEvent(artifacts=artifacts))
         return report
 
-    def _write_report(self, report: Report) -> list[Artifact]:
+    def _draw(self, report: Report) -> dict[str, bytes]:
         # Matplotlib takes most of a second to import, and a run that fails never needs it.
         from sanitizer.report.plots import plot_before_after, plot_curves, plot_examples
-        from sanitizer.report.render import render_page
 
         pictures = {
             "curves.png": plot_curves(report),
@@ -477,6 +506,26 @@ class _Run:
                 predict(self.network, examples, self.device).tolist(),
                 self.inputs.evaluation.class_names,
             )
+        return pictures
+
+    def _cost(self, report: Report) -> Cost:
+        cuda = self.device.type == "cuda"
+        curve = self.inputs.curve
+        return measure_cost(
+            report,
+            device="cuda" if cuda else "cpu",
+            processor=device_name(self.device) if cuda else processor_name(),
+            threads=torch.get_num_threads(),
+            start_seconds=self.start_seconds,
+            curve_images=0 if curve is None else len(curve.labels),
+            curve_seconds=self.state.curve_seconds,
+            peak_host_bytes=peak_resident_bytes(),
+            peak_device_bytes=torch.cuda.max_memory_reserved(self.device) if cuda else None,
+        )
+
+    def _write_report(self, report: Report, pictures: Mapping[str, bytes]) -> list[Artifact]:
+        from sanitizer.report.render import render_page
+
         files = {
             "report.json": (
                 report.model_dump_json(indent=2).encode(),

@@ -27,6 +27,7 @@ class RunState:
         fingerprint: Of everything that decides the outcome: another one means another run.
         resumed: How often the run was taken up again.
         seconds: Spent before this process began.
+        curve_seconds: Spent on the figures after each epoch.
         before: Figures of the suspect model, once measured.
         example_predictions: What the suspect model says of the example pictures.
         finished: Records of the finished stages.
@@ -38,6 +39,7 @@ class RunState:
     fingerprint: str
     resumed: int = 0
     seconds: float = 0.0
+    curve_seconds: float = 0.0
     before: Evaluation | None = None
     example_predictions: list[int] = field(default_factory=list)
     finished: list[StageRecord] = field(default_factory=list)
@@ -51,6 +53,7 @@ class RunState:
             "fingerprint": self.fingerprint,
             "resumed": self.resumed,
             "seconds": self.seconds,
+            "curve_seconds": self.curve_seconds,
             "before": self.before and self.before.model_dump_json(),
             "example_predictions": self.example_predictions,
             "finished": [record.model_dump_json() for record in self.finished],
@@ -94,6 +97,7 @@ class RunState:
             fingerprint=content["fingerprint"],
             resumed=content["resumed"],
             seconds=content["seconds"],
+            curve_seconds=content.get("curve_seconds", 0.0),
             before=Evaluation.model_validate_json(before) if before else None,
             example_predictions=content["example_predictions"],
             finished=[StageRecord.model_validate_json(line) for line in content["finished"]],

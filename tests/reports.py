@@ -1,6 +1,9 @@
 """Reports that tests start from; child processes import this, so it needs pydantic alone."""
 
+from typing import Any
+
 from sanitizer.report.model import (
+    Cost,
     DataRecord,
     Decision,
     Evaluation,
@@ -9,14 +12,18 @@ from sanitizer.report.model import (
     ProbeResult,
     Proportion,
     Report,
+    StageRecord,
     Verdict,
 )
 
 SHA256 = "ab" * 32
 
 
-def make_report(verdict: Verdict = Verdict.ALLOWED) -> Report:
-    """A small but whole report of a run that brought ASR from 0.99 to 0.01."""
+def make_report(verdict: Verdict = Verdict.ALLOWED, *, cost: Cost | None = None) -> Report:
+    """A small but whole report of a run that brought ASR from 0.99 to 0.01.
+
+    Without `cost` one of a version that did not measure it.
+    """
     return Report(
         model=ModelRecord(
             architecture="wrn-16-1",
@@ -42,10 +49,35 @@ def make_report(verdict: Verdict = Verdict.ALLOWED) -> Report:
         after=_evaluation(asr=0.01),
         der={"trigger": 0.99},
         decision=Decision(verdict=verdict, reasons=["asr.trigger 0.01 <= 0.05"]),
-        stages=[],
+        stages=[
+            StageRecord(stage="baseline", seconds=1),
+            StageRecord(stage="teacher", seconds=3),
+            StageRecord(stage="distil", seconds=5),
+            StageRecord(stage="evaluate", seconds=1),
+        ],
         warnings=[],
         seconds=12.5,
         resumed=0,
+        cost=cost,
+    )
+
+
+def make_cost(**changes: Any) -> Cost:
+    """What that run took, on a CPU."""
+    return Cost.model_validate(
+        {
+            "device": "cpu",
+            "processor": "AMD EPYC",
+            "threads": 2,
+            "start_seconds": 1.5,
+            "curve_images": 0,
+            "curve_seconds": 0,
+            "peak_host_bytes": 800_000_000,
+            "peak_device_bytes": None,
+            "forward_macs": 26_000_000,
+            "speeds": [],
+            **changes,
+        }
     )
 
 

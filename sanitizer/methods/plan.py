@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from sanitizer.cost.workload import ARGD_PASSES, FINETUNING_PASSES, NAD_PASSES
 from sanitizer.events import Stage
 from sanitizer.methods.argd.step import ArgdStep
 from sanitizer.methods.finetune import FinetuneStep
@@ -80,7 +81,7 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                         bench.precision,
                         bench.group,
                     ),
-                    relative_cost=4,
+                    relative_cost=NAD_PASSES,
                 ),
             )
         case ArgdConfig():
@@ -99,7 +100,7 @@ def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
                         bench.precision,
                         bench.group,
                     ),
-                    relative_cost=4.5,
+                    relative_cost=ARGD_PASSES,
                 ),
             )
 
@@ -110,5 +111,5 @@ def _finetuning(stage: Stage, trains: Role, training: Training) -> TrainingStage
         trains,
         training,
         lambda bench: FinetuneStep(getattr(bench, trains), bench.precision, bench.group),
-        relative_cost=3,
+        relative_cost=FINETUNING_PASSES,
     )

@@ -171,6 +171,23 @@ def build_network(
         return _build(known, num_classes, channels, None, input_size)
 
 
+def build_skeleton(
+    name: str,
+    num_classes: int,
+    channels: int,
+    *,
+    input_size: tuple[int, int] | None = None,
+) -> nn.Module:
+    """As `build_network`, but without weights: their places are on the meta device.
+
+    Raises:
+        ArchitectureUnknown: The name is in no catalog.
+        InvalidSpec: The network cannot be made for that size.
+    """
+    with SkeletonMode():
+        return _build(_known_name(name), num_classes, channels, None, input_size)
+
+
 # --- Names ---------------------------------------------------------------------------------------
 
 

@@ -122,6 +122,43 @@ class StageRecord(_Part):
     epochs: list[EpochRecord] = Field(default_factory=list)
 
 
+class StageSpeed(_Part):
+    """How fast one stage was."""
+
+    stage: str
+    images: int = Field(ge=0, description="That went through the network, with repetitions.")
+    seconds: float = Field(ge=0)
+    images_per_second: float | None = Field(ge=0, description="Null: it took no time to speak of.")
+    macs_per_second: float | None = Field(
+        ge=0,
+        description="Multiply-accumulates of the network's layers, as the architecture has them: "
+        "a training step counts as 3 forward passes, one of distillation as 4. Null: as above.",
+    )
+
+
+class Cost(_Part):
+    """What the run took of the machine."""
+
+    device: Literal["cpu", "cuda"]
+    processor: str = Field(description="What computed, as it calls itself.")
+    threads: int = Field(ge=1, description="Of the CPU.")
+    start_seconds: float = Field(
+        ge=0, description="From the start of the process until it began to load; most is torch."
+    )
+    curve_images: int = Field(ge=0, description="Measured after each epoch.")
+    curve_seconds: float = Field(ge=0, description="Spent on that, over all epochs.")
+    peak_host_bytes: int = Field(
+        ge=0, description="Most memory that the process had resident, mapped images included."
+    )
+    peak_device_bytes: int | None = Field(
+        ge=0, description="Most memory that was reserved on the CUDA device. Null: none was used."
+    )
+    forward_macs: int = Field(
+        ge=0, description="Multiply-accumulates of one forward pass of one image."
+    )
+    speeds: list[StageSpeed]
+
+
 class WarningRecord(_Part):
     """Something a person should know."""
 
@@ -164,3 +201,6 @@ class Report(_Part):
     warnings: list[WarningRecord]
     seconds: float
     resumed: int = Field(ge=0, description="How many times the run was taken up again.")
+    cost: Cost | None = Field(
+        default=None, description="Null in reports of versions that did not measure it."
+    )

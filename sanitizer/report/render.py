@@ -43,7 +43,14 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(percent=_percent, points=_points, size=_size, duration=_duration)
+    environment.filters.update(
+        percent=_percent,
+        points=_points,
+        size=_size,
+        duration=_duration,
+        speed=_speed,
+        giga=_giga,
+    )
     source = (files("sanitizer.report") / "page.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(source)
     return page.render(
@@ -51,6 +58,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         rows=_rows(report),
         settings=list(_flattened(report.method).items()),
         stages=[stage for stage in report.stages if stage.stage not in ("load", "write")],
+        speeds={speed.stage: speed for speed in (report.cost.speeds if report.cost else ())},
         pictures=[_picture(name, png) for name, png in pictures.items()],
     )
 
@@ -140,6 +148,14 @@ def _size(count: int) -> str:
             return f"{amount:,.0f} {unit}" if unit == "bytes" else f"{amount:,.1f} {unit}"
         amount /= 1024
     raise AssertionError("unreachable: the last unit always returns")
+
+
+def _speed(per_second: float | None) -> str:
+    return "" if per_second is None else f"{per_second:,.{0 if per_second >= 10 else 1}f}"
+
+
+def _giga(per_second: float | None) -> str:
+    return "" if per_second is None else f"{per_second / 1e9:,.3g} G"
 
 
 def _duration(seconds: float) -> str:

@@ -128,10 +128,23 @@ class JobCheck(Answer):
     detail: str
 
 
+class JobEstimate(Answer):
+    """What a job would take."""
+
+    seconds: float
+    seconds_low: float
+    seconds_high: float
+    peak_host_bytes: int
+    peak_device_bytes: int | None
+    explanation: list[str]
+
+
 class JobValidation(Answer):
     """The answer to a request that was only checked."""
 
     checks: list[JobCheck]
+    estimate: JobEstimate | None = None
+    """None from a server that does not estimate yet."""
 
 
 class JobEvent(Answer):

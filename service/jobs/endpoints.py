@@ -26,6 +26,7 @@ from service.fields import PlainText, no_nul_in_id
 from service.idempotency import Answer, OnceDep, fingerprint
 from service.jobs import service as jobs
 from service.jobs import stream, submission, views
+from service.jobs.estimating import estimate_job
 from service.jobs.negotiation import EVENT_STREAM, HTML, JSON, preferred
 from service.jobs.repository import JobFilter, JobRepository
 from service.jobs.schemas import (
@@ -78,7 +79,10 @@ SUBMIT_ERRORS = (
     responses=problems.responses(
         *SUBMIT_ERRORS,
         also={
-            200: {"model": JobValidation, "description": "`validate_only`: what was checked."},
+            200: {
+                "model": JobValidation,
+                "description": "`validate_only`: what was checked, and what it would take.",
+            },
             202: LOCATION,
         },
     ),
@@ -94,7 +98,7 @@ def create(
     """Queues a job and answers at once; all that needs no look into a file is checked before.
 
     If the broker is down the job is stored all the same and runs once it is back. With
-    `validate_only` the checks are made and nothing is stored.
+    `validate_only` the checks are made, the job's cost is estimated and nothing is stored.
     """
     job_request = body.as_request()
     if body.validate_only:
@@ -104,7 +108,12 @@ def create(
             job_request,
             max_queued=services.settings.max_queued_jobs,
         )
-        validation = JobValidation(object="job.validation", checks=checks, request=job_request)
+        validation = JobValidation(
+            object="job.validation",
+            checks=checks,
+            estimate=estimate_job(session, caller.tenant_id, job_request, services.settings),
+            request=job_request,
+        )
         return Answer(200, validation).response()
 
     def work() -> Answer:

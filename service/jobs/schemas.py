@@ -11,6 +11,8 @@ from pydantic import (
     model_validator,
 )
 
+from sanitizer.cost.estimate import EstimateBasis
+from sanitizer.cost.workload import DeviceKind
 from sanitizer.events import Stage
 from sanitizer.report.model import ArtifactKind, Evaluation, Report, Verdict
 from sanitizer.spec import (
@@ -287,11 +289,42 @@ class JobCheck(Output):
     detail: str
 
 
+class JobEstimate(Output):
+    """What the job will take once it runs; waiting in the queue is not in it."""
+
+    seconds: float = Field(ge=0, description="From the start of its process to its report.")
+    seconds_low: float = Field(ge=0, description="It will hardly take less.")
+    seconds_high: float = Field(ge=0, description="It will hardly take more.")
+    training_seconds: float = Field(ge=0, description="Of `seconds`: all training stages.")
+    evaluation_seconds: float = Field(
+        ge=0, description="Of `seconds`: measuring before, after and after each epoch."
+    )
+    other_seconds: float = Field(ge=0, description="Of `seconds`: start, loading, writing.")
+    peak_host_bytes: int = Field(
+        ge=0, description="Most memory that is resident at a time, mapped images included."
+    )
+    peak_device_bytes: int | None = Field(
+        ge=0, description="Most memory on the CUDA device. Null: it runs on the CPU."
+    )
+    architecture: str = Field(description="That was reckoned with.")
+    device: DeviceKind = Field(description="That was reckoned with.")
+    clean_images: int = Field(ge=0, description="To train on, that were reckoned with.")
+    evaluation_images: int = Field(ge=0, description="That were reckoned with.")
+    basis: EstimateBasis = Field(
+        description="`own_jobs`: your finished jobs with this architecture; `installation`: the "
+        "speed of the machine, measured with other work; `rule_of_thumb`: nothing was measured yet."
+    )
+    explanation: list[str] = Field(
+        description="For people: what it rests on, and what had to be guessed."
+    )
+
+
 class JobValidation(Output):
     """The answer to `validate_only`: every check was made, nothing was stored."""
 
     object: Literal["job.validation"]
     checks: list[JobCheck]
+    estimate: JobEstimate = Field(description="What the job would take.")
     request: JobRequest = Field(description="The request with every default filled in.")
 
 

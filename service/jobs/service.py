@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func
 from sqlalchemy.orm import Session
 
+from sanitizer.cost.workload import Measured
 from sanitizer.errors import Fault
 from sanitizer.events import (
     ErrorEvent,
@@ -27,7 +28,8 @@ from sanitizer.events import (
 from sanitizer.report.model import ArtifactKind, Report
 from sanitizer.spec import Device
 from service.db.base import utc_now
-from service.db.tables import Artifact, Job, JobStatus, Model
+from service.db.tables import Artifact, Job, JobCost, JobStatus, Model
+from service.jobs.costs import CostRepository
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobRequest, JobSummary
 from service.settings import Settings
@@ -330,6 +332,7 @@ def succeed(
             )
         )
     result_id = _add_result(session, job, results[0], report)
+    _keep_cost(session, job, report)
     told = {
         "artifacts": [
             {
@@ -685,6 +688,23 @@ def _add_result(session: Session, job: Job, artifact: StoredArtifact, report: Re
     session.add(result)
     session.flush()
     return result.id
+
+
+def _keep_cost(session: Session, job: Job, report: Report) -> None:
+    """Notes what the job took, for the estimates of later ones."""
+    measured = Measured.of_report(report)
+    if measured is None:
+        return
+    CostRepository.from_session(session).add(
+        JobCost(
+            job_id=job.id,
+            tenant_id=job.tenant_id,
+            device=measured.workload.device,
+            architecture=storable(measured.workload.architecture),
+            model_sha256=session.get_one(Model, job.model_id).sha256,
+            measured=storable(measured.model_dump(mode="json")),
+        )
+    )
 
 
 def _entry(event: Event) -> tuple[str, dict[str, Any], datetime]:

@@ -25,6 +25,8 @@ def test_worker_loads_no_web_framework() -> None:
 
 
 def test_contracts_of_the_library_load_nothing_heavy() -> None:
-    names = ("errors", "spec", "catalog", "events", "report.model", "report.verdict")
+    report = ("report.model", "report.verdict")
+    cost = ("cost.estimate", "cost.measured", "cost.profile", "cost.workload")
+    names = ("errors", "spec", "catalog", "events", *report, *cost)
     loaded = _loaded_by(", ".join(f"sanitizer.{name}" for name in names))
     assert loaded & (HEAVY | {"sqlalchemy", "celery", "fastapi"}) == set()

@@ -95,6 +95,23 @@ def test_a_job_runs_to_a_sanitized_model_with_its_evidence(
     assert any(not torch.equal(after[key], before[key]) for key in before)
 
 
+def test_the_same_job_again_is_expected_to_take_what_it_took(
+    user: User, finished: Finished
+) -> None:
+    answer = user.http.post("/v1/jobs", json={**finished.request, "validate_only": True})
+    assert answer.status_code == 200, answer.text
+    estimate = answer.json()["estimate"]
+    report = user.http.get(f"/v1/jobs/{finished.id}/report").json()
+    assert estimate["basis"] == "own_jobs"
+    # Found by the run: neither the upload nor the request names it.
+    assert estimate["architecture"] == "wrn-10-1"
+    assert estimate["clean_images"] == report["clean_data"]["images"]
+    assert estimate["evaluation_images"] == report["evaluation_data"]["images"]
+    took = report["cost"]["start_seconds"] + report["seconds"]
+    assert estimate["seconds_low"] < took < estimate["seconds_high"]
+    assert estimate["peak_host_bytes"] == pytest.approx(report["cost"]["peak_host_bytes"], rel=0.3)
+
+
 def test_one_trace_crosses_the_request_the_worker_and_the_child(
     service: Service, finished: Finished, collector: Collector
 ) -> None:

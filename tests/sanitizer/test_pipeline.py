@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -98,6 +99,31 @@ def test_the_figures_are_those_of_the_file_in_its_own_precision(tmp_path: Path) 
     again = write_spec(tmp_path, method={"name": "finetune", "training": still})
     second, _events = run(again, tmp_path / "again")
     assert second.before == report.after
+
+
+def test_the_report_says_what_the_run_took(tmp_path: Path) -> None:
+    report, _events = run(write_spec(tmp_path), tmp_path / "out")
+    cost = report.cost
+    assert cost is not None
+    assert (cost.device, cost.threads, cost.curve_images) == ("cpu", 1, 50)
+    assert cost.peak_device_bytes is None
+    # An 8 x 8 grey's stem counts as one of 3 channels, and 10 classes as 1000.
+    assert cost.forward_macs == 12_208 * 64 + 64_000
+    assert cost.peak_host_bytes > 50e6
+    speeds = {speed.stage: speed for speed in cost.speeds}
+    probed = report.after.probes[0].asr.total
+    assert speeds["evaluate"].images == speeds["baseline"].images == 200 + probed
+    assert speeds["teacher"].images == speeds["distil"].images == 2 * 160
+    for stage, passes in {"baseline": 1, "teacher": 3, "distil": 4, "evaluate": 1}.items():
+        speed = speeds[stage]
+        assert speed.images_per_second == pytest.approx(speed.images / speed.seconds, rel=0.01)
+        assert speed.images_per_second is not None
+        assert speed.macs_per_second == pytest.approx(
+            speed.images_per_second * passes * cost.forward_macs, rel=0.01
+        )
+    stages = sum(stage.seconds for stage in report.stages)
+    assert cost.curve_seconds > 0
+    assert stages + cost.curve_seconds <= report.seconds + 0.01
 
 
 def test_a_damaged_checkpoint_is_told_and_the_run_starts_over(tmp_path: Path) -> None:
@@ -234,6 +260,17 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bytes(tmp_path: Path) -> 
             ours["values"].pop("seconds")
             others["values"].pop("seconds")
             assert ours == others
+
+
+def test_the_start_of_the_process_is_told_apart_from_the_run(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, probes=[], method={"name": "finetune", "training": QUICK_TRAINING})
+    begun = monotonic()
+    finish(start(spec, tmp_path / "out"))
+    whole = monotonic() - begun
+    report = Report.model_validate_json((tmp_path / "out" / "report.json").read_bytes())
+    assert report.cost is not None
+    assert 0.1 < report.cost.start_seconds < whole
+    assert report.cost.start_seconds + report.seconds < whole
 
 
 def test_a_specification_that_does_not_validate_names_every_fault(tmp_path: Path) -> None:

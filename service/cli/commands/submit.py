@@ -6,10 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import options
+from service.cli.answers import JobEstimate
 from service.cli.connecting import connected
 from service.cli.failures import WrongUsage
 from service.cli.options import Json, given
-from service.cli.terminal import emit, result, say
+from service.cli.terminal import amount, duration, emit, result, say
 
 
 def submit(
@@ -40,7 +41,9 @@ def submit(
             help="The whole request; what other options say replaces its parts.",
         ),
     ] = None,
-    validate_only: Annotated[bool, typer.Option(help="Have it checked, and nothing done.")] = False,
+    validate_only: Annotated[
+        bool, typer.Option(help="Have it checked and its cost estimated, and nothing done.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Show the job until it has ended.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -96,6 +99,21 @@ def _validate(body: dict[str, Any], as_json: bool) -> None:
         return
     for check in validation.checks:
         result(f"{check.name}: {check.outcome}. {check.detail}")
+    if validation.estimate is not None:
+        for line in _estimate_lines(validation.estimate):
+            result(line)
+
+
+def _estimate_lines(estimate: JobEstimate) -> list[str]:
+    """What the job would take, for people."""
+    memory = amount(estimate.peak_host_bytes)
+    if estimate.peak_device_bytes is not None:
+        memory += f", and {amount(estimate.peak_device_bytes)} on the GPU"
+    low, high = duration(estimate.seconds_low), duration(estimate.seconds_high)
+    return [
+        f"estimate: {duration(estimate.seconds)}, between {low} and {high}; {memory} of memory.",
+        *(f"  {sentence}" for sentence in estimate.explanation),
+    ]
 
 
 def _submit(body: dict[str, Any], *, wait: bool, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from service.db.tables.artifact import Artifact
 from service.db.tables.dataset import Dataset, DatasetFormat
 from service.db.tables.idempotency import IdempotencyRecord
 from service.db.tables.job import Job, JobStatus
+from service.db.tables.job_cost import JobCost
 from service.db.tables.job_event import JobEvent
 from service.db.tables.job_metric import JobMetric
 from service.db.tables.model import Model
@@ -18,6 +19,7 @@ __all__ = [
     "DatasetFormat",
     "IdempotencyRecord",
     "Job",
+    "JobCost",
     "JobEvent",
     "JobMetric",
     "JobStatus",

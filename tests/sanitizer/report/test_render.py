@@ -5,9 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sanitizer.report.model import Verdict, WarningRecord
+from sanitizer.report.model import Report, StageSpeed, Verdict, WarningRecord
 from sanitizer.report.plots import plot_before_after
 from sanitizer.report.render import render_page
+from tests.reports import make_cost
 
 from .builders import build_report
 
@@ -49,6 +50,37 @@ def test_the_verdict_and_its_reasons_come_first() -> None:
     page = Page(render_page(build_report(), {}))
     assert "Allowed Every measured trigger" in page.text
     assert page.text.index("Allowed") < page.text.index("Figures")
+
+
+def test_what_the_run_took_stands_with_what_was_done() -> None:
+    speed = StageSpeed(
+        stage="teacher",
+        images=25_000,
+        seconds=10,
+        images_per_second=2500,
+        macs_per_second=195_000_000_000,
+    )
+    cost = make_cost(speeds=[speed], threads=2, peak_host_bytes=3 << 30, start_seconds=1.5)
+    text = Page(render_page(build_report().model_copy(update={"cost": cost}), {})).text
+    assert "at most 3.0 GiB of memory, on 2 threads of AMD EPYC" in text
+    assert "Starting the process took 1.5 s" in text
+    assert "2,500 195 G" in text
+
+
+def test_memory_on_the_gpu_is_told_where_there_is_one() -> None:
+    cost = make_cost(device="cuda", peak_device_bytes=5 << 30)
+    text = Page(render_page(build_report().model_copy(update={"cost": cost}), {})).text
+    assert "and 5.0 GiB on the GPU, on 2 threads" in text
+
+
+def test_report_of_a_version_that_measured_no_cost_is_read_and_shown() -> None:
+    document = build_report().model_dump(mode="json")
+    del document["cost"]
+    report = Report.model_validate(document)
+    assert report.cost is None
+    text = Page(render_page(report, {})).text
+    assert "of memory" not in text
+    assert "Images a second" not in text
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

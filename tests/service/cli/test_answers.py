@@ -20,6 +20,7 @@ from service.models.schemas import ModelOut
         (answers.JobError, jobs.JobError),
         (answers.JobAnswer, jobs.JobDetail),
         (answers.JobCheck, jobs.JobCheck),
+        (answers.JobEstimate, jobs.JobEstimate),
         (answers.JobValidation, jobs.JobValidation),
         (answers.JobEvent, jobs.JobEventOut),
         (answers.ArtifactAnswer, jobs.ArtifactOut),

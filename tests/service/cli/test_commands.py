@@ -141,6 +141,7 @@ def test_a_request_that_is_only_checked_makes_no_job(
     answer = run_command("submit", "--model", model.id, "--clean", data.id, "--validate-only")
     assert answer.exit_code == 0
     assert "request: passed" in answer.stdout
+    assert "estimate: " in answer.stdout
     assert api.jobs().data == []
 
 

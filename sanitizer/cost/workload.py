@@ -1,0 +1,216 @@
+"""What a job has to do, and what doing it took.
+
+Torch-free: the service makes a workload out of a request before the job runs, and out of the report
+once it has; the two are what an estimate is made from.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sanitizer.events import Stage
+from sanitizer.report.model import Evaluation, Report
+from sanitizer.spec import (
+    METHOD_ADAPTER,
+    ArgdConfig,
+    FinetuneConfig,
+    MethodConfig,
+    NadConfig,
+    Training,
+)
+
+DeviceKind = Literal["cpu", "cuda"]
+
+MAX_COUNT = 2**40
+MAX_BYTES = 2**60
+MAX_SECONDS = 1e9
+"""Reports come out of processes that read strangers' files: what they say stays within reason."""
+
+FINETUNING_PASSES = 3.0
+"""A forward pass, and a backward pass that is worth two: gradients of inputs and of weights."""
+NAD_PASSES = 4.0
+"""And the teacher's forward pass."""
+ARGD_PASSES = 4.5
+"""And the graphs, by measurement."""
+
+
+Side = Annotated[int, Field(ge=1, le=2**16)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TrainingWork(_Part):
+    """One training stage."""
+
+    stage: Stage
+    images: int = Field(ge=0, le=MAX_COUNT, description="Of an epoch.")
+    epochs: int = Field(ge=0, le=MAX_COUNT)
+    batch_size: int = Field(ge=1, le=MAX_COUNT)
+    passes: float = Field(gt=0, le=100, description="Work of an image, in forward passes.")
+
+    @property
+    def seen(self) -> int:
+        """Images of all epochs."""
+        return self.images * self.epochs
+
+    @property
+    def steps(self) -> int:
+        """Steps of all epochs."""
+        return -(-self.images // self.batch_size) * self.epochs
+
+
+class Workload(_Part):
+    """All that decides what a job costs."""
+
+    architecture: str = Field(max_length=80)
+    input_size: tuple[Side, Side] = Field(description="Height and width, pixels.")
+    model_bytes: int = Field(ge=0, le=MAX_BYTES, description="Of the file.")
+    training: tuple[TrainingWork, ...]
+    evaluation_images: int = Field(ge=0, le=MAX_COUNT)
+    curve_images: int = Field(ge=0, le=MAX_COUNT, description="Measured after each epoch.")
+    probes: int = Field(ge=0, le=MAX_COUNT)
+    device: DeviceKind
+    threads: int = Field(ge=1, le=4096, description="Of the CPU.")
+
+    @property
+    def pixels(self) -> int:
+        """Of an image, one channel."""
+        return self.input_size[0] * self.input_size[1]
+
+    @property
+    def clean_images(self) -> int:
+        """Images that are trained on."""
+        return max((work.images for work in self.training), default=0)
+
+    @property
+    def decoded_images(self) -> int:
+        """Images that are read and kept for the run."""
+        return self.clean_images + self.evaluation_images
+
+    @property
+    def evaluated(self) -> int:
+        """Images that go through a network without being trained on: twice all, and the curves."""
+        curves = self.curve_images * sum(work.epochs for work in self.training)
+        return (1 + self.probes) * (2 * self.evaluation_images + curves)
+
+    @classmethod
+    def of_report(cls, report: Report) -> Self | None:
+        """What a run had to do; None: its report is of a version that did not say."""
+        cost = report.cost
+        if cost is None:
+            return None
+        method = METHOD_ADAPTER.validate_python(report.method)
+        return cls(
+            architecture=report.model.architecture[:80],
+            input_size=report.model.input_size,
+            model_bytes=report.input.bytes,
+            training=training_work(method, report.clean_data.images),
+            evaluation_images=report.evaluation_data.images,
+            curve_images=cost.curve_images,
+            probes=len(report.before.probes),
+            device=cost.device,
+            threads=cost.threads,
+        )
+
+
+class Spent(_Part):
+    """What a run took."""
+
+    training_seconds: float = Field(ge=0, le=MAX_SECONDS)
+    evaluation_seconds: float = Field(
+        ge=0, le=MAX_SECONDS, description="Before, after, and for the curves."
+    )
+    other_seconds: float = Field(ge=0, le=MAX_SECONDS, description="Start, loading, writing.")
+    host_bytes: int = Field(ge=0, le=MAX_BYTES, description="Most that was resident at a time.")
+    device_bytes: int | None = Field(ge=0, le=MAX_BYTES)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, its start included."""
+        return self.training_seconds + self.evaluation_seconds + self.other_seconds
+
+    @classmethod
+    def of_report(cls, report: Report) -> Self | None:
+        """What a run took; None: its report is of a version that did not say."""
+        cost = report.cost
+        if cost is None:
+            return None
+        seconds = {stage.stage: stage.seconds for stage in report.stages}
+        training = sum(
+            seconds.get(stage, 0.0) for stage in (Stage.TEACHER, Stage.DISTIL, Stage.FINETUNE)
+        )
+        evaluation = cost.curve_seconds + sum(
+            seconds.get(stage, 0.0) for stage in (Stage.BASELINE, Stage.EVALUATE)
+        )
+        rest = cost.start_seconds + report.seconds - training - evaluation
+        return cls(
+            training_seconds=training,
+            evaluation_seconds=evaluation,
+            other_seconds=0.0 if rest < 0 else rest,
+            host_bytes=cost.peak_host_bytes,
+            device_bytes=cost.peak_device_bytes,
+        )
+
+
+class Measured(_Part):
+    """A finished job: what it had to do and what that took."""
+
+    workload: Workload
+    spent: Spent
+    clean_available: int = Field(ge=0, le=MAX_COUNT, description="Images the clean data has.")
+    evaluation_available: int = Field(ge=0, le=MAX_COUNT, description="Likewise.")
+
+    @classmethod
+    def of_report(cls, report: Report) -> Self | None:
+        """Of a run that went through at once; None: it did not, or its report says nothing sound.
+
+        A run that was taken up again started and loaded more than once.
+        """
+        if report.resumed:
+            return None
+        try:
+            workload, spent = Workload.of_report(report), Spent.of_report(report)
+            if workload is None or spent is None:
+                return None
+            return cls(
+                workload=workload,
+                spent=spent,
+                clean_available=report.clean_data.images_available,
+                evaluation_available=report.evaluation_data.images_available,
+            )
+        except ValidationError:  # nobody has checked what the process says of its method
+            return None
+
+
+def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]:
+    """The training stages of a method, as `sanitizer.methods.plan` has them.
+
+    Args:
+        images: That are trained on.
+    """
+    match method:
+        case FinetuneConfig():
+            return (_work(Stage.FINETUNE, method.training, images, FINETUNING_PASSES),)
+        case NadConfig() | ArgdConfig():
+            passes = NAD_PASSES if isinstance(method, NadConfig) else ARGD_PASSES
+            return (
+                _work(Stage.TEACHER, method.teacher, images, FINETUNING_PASSES),
+                _work(Stage.DISTIL, method.student, images, passes),
+            )
+
+
+def _work(stage: Stage, training: Training, images: int, passes: float) -> TrainingWork:
+    return TrainingWork(
+        stage=stage,
+        images=images,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        passes=passes,
+    )
+
+
+def images_evaluated(evaluation: Evaluation) -> int:
+    """Images that went through the network: triggers are put on those of other classes alone."""
+    return evaluation.accuracy.total + sum(probe.asr.total for probe in evaluation.probes)

@@ -1,0 +1,81 @@
+import pytest
+
+from sanitizer.cost.workload import Measured, Spent, Workload, training_work
+from sanitizer.methods.plan import plan
+from sanitizer.report.model import Report
+from sanitizer.spec import METHOD_ADAPTER, ArgdConfig, FinetuneConfig, MethodConfig, NadConfig
+from tests.reports import make_cost, make_report
+
+
+@pytest.mark.parametrize(
+    "method", [FinetuneConfig(), NadConfig(), ArgdConfig()], ids=lambda method: method.name
+)
+def test_stages_of_a_method_are_those_that_it_runs(method: MethodConfig) -> None:
+    expected = [
+        (stage.stage, stage.training.epochs, stage.training.batch_size, stage.relative_cost)
+        for stage in plan(method)
+    ]
+    found = [
+        (work.stage, work.epochs, work.batch_size, work.passes)
+        for work in training_work(method, 100)
+    ]
+    assert found == expected
+
+
+def test_every_method_is_compared_with_what_it_runs() -> None:
+    names = {
+        choice["properties"]["name"]["const"]
+        for choice in METHOD_ADAPTER.json_schema()["$defs"].values()
+        if "name" in choice.get("properties", {})
+    }
+    assert names == {"finetune", "nad", "argd"}
+
+
+def test_last_smaller_batch_is_a_step_too() -> None:
+    teacher, student = training_work(ArgdConfig(), 130)
+    assert (teacher.steps, student.steps) == (30, 30)
+
+
+def test_workload_of_a_finished_job_is_what_its_report_says() -> None:
+    report = make_report(cost=make_cost(threads=3, curve_images=40))
+    found = Workload.of_report(report)
+    assert found is not None
+    assert (found.architecture, found.input_size) == ("wrn-16-1", (32, 32))
+    assert (found.clean_images, found.evaluation_images, found.probes) == (100, 100, 1)
+    assert (found.device, found.threads, found.curve_images) == ("cpu", 3, 40)
+    assert found.evaluated == 2 * (2 * 100 + 20 * 40)
+
+
+def test_what_a_job_took_adds_up_to_the_whole() -> None:
+    report = make_report(cost=make_cost(start_seconds=2, curve_seconds=1))
+    found = Spent.of_report(report)
+    assert found is not None
+    assert found.training_seconds == 8
+    assert found.evaluation_seconds == 3
+    assert found.seconds == pytest.approx(2 + report.seconds)
+
+
+def test_report_of_an_older_version_says_nothing_of_costs() -> None:
+    assert Measured.of_report(make_report()) is None
+
+
+def test_job_that_was_taken_up_again_is_no_measurement() -> None:
+    report = make_report(cost=make_cost())
+    assert Measured.of_report(report) is not None
+    assert Measured.of_report(report.model_copy(update={"resumed": 1})) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": {"name": "unheard_of"}},
+        {"seconds": float("inf")},
+        {"seconds": float("nan")},
+        {"cost": make_cost(peak_host_bytes=2**80)},
+        {"cost": make_cost(curve_images=2**80)},
+    ],
+    ids=["method", "infinite", "nan", "bytes", "images"],
+)
+def test_what_no_run_can_have_taken_is_no_measurement(changes: dict[str, object]) -> None:
+    content = make_report(cost=make_cost()).model_copy(update=changes)
+    assert Measured.of_report(Report.model_construct(**dict(content))) is None
