@@ -21,6 +21,7 @@ from sanitizer.data.source import (
     check_any,
     listed,
     order_classes,
+    packed,
 )
 from sanitizer.errors import CorruptImage, DataUnreadable, UnsafeArchive
 from sanitizer.report.model import WarningRecord
@@ -77,7 +78,7 @@ class FolderSource(ImageSource):
         super().__init__(
             labels=arranged.labels,
             classes=arranged.classes,
-            names=[image.name for image in arranged.images],
+            names=packed([image.name for image in arranged.images]),
             limits=limits,
             warnings=arranged.warnings,
         )
@@ -129,7 +130,7 @@ class ZipSource(ImageSource):
         super().__init__(
             labels=arranged.labels,
             classes=arranged.classes,
-            names=[image.name for image in arranged.images],
+            names=packed([image.name for image in arranged.images]),
             limits=limits,
             warnings=arranged.warnings,
         )

@@ -83,6 +83,23 @@ class MadeNames(Sequence[str]):
         return self._make(found) if isinstance(found, int) else [self._make(i) for i in found]
 
 
+def packed(names: Sequence[str]) -> MadeNames:
+    """The names in one piece of memory.
+
+    Strings of their own, which stay, lie among what is only needed to open the data, and keep much
+    of its memory from going back to the system.
+    """
+    encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    together = b"".join(encoded)
+
+    def make(position: int) -> str:
+        start = int(ends[position - 1]) if position else 0
+        return together[start : int(ends[position])].decode("utf-8", "surrogateescape")
+
+    return MadeNames(len(names), make)
+
+
 class ImageSource(ABC):
     """Images with their classes, known without decoding one.
 

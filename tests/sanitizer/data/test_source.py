@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -7,12 +8,14 @@ from numpy.typing import NDArray
 from sanitizer.data.source import (
     DEFAULT_LIMITS,
     ImageSource,
+    MadeNames,
     Payload,
     check_classes,
     check_every_class,
     check_same_order,
     order_classes,
     order_numbered,
+    packed,
 )
 from sanitizer.errors import ClassMismatch, EmptyClass
 
@@ -73,3 +76,26 @@ def test_names_on_one_side_alone_pass() -> None:
 def test_an_absurd_class_number_is_refused_without_making_names() -> None:
     with pytest.raises(ClassMismatch, match="999999999999"):
         order_classes(["0", "999999999999"], None)
+
+
+def test_packed_names_are_the_names() -> None:
+    names = ["a/1.png", "", "é/ü\n.jpg", os.fsdecode(b"raw/\xff.png"), "z"]
+    kept = packed(names)
+    assert list(kept) == names
+    assert (kept[-1], kept[1:3], len(kept)) == ("z", names[1:3], 5)
+    with pytest.raises(IndexError):
+        kept[5]
+
+
+def test_names_are_made_when_somebody_asks() -> None:
+    made: list[int] = []
+
+    def make(position: int) -> str:
+        made.append(position)
+        return f"row {position}"
+
+    names = MadeNames(10**9, make)
+    assert (len(names), made) == (10**9, [])
+    assert names[3] == "row 3"
+    assert names[-2:] == ["row 999999998", "row 999999999"]
+    assert made == [3, 999_999_998, 999_999_999]
