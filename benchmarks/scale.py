@@ -358,7 +358,8 @@ def print_series(series: Series, result: Mapping[str, Any], runs: Sequence[Run])
     write(
         f"\nTen times the images: {judged['ratio']:.3f} times the peak of private memory, "
         f"{judged['bytes_an_image']:.0f} bytes an image more; allowed {ALLOWED_RATIO} times and "
-        f"{judged['allowed_bytes_an_image']} bytes an image. {'Flat' if judged['is_flat'] else 'NOT flat'}.\n"
+        f"{judged['allowed_bytes_an_image']} bytes an image. "
+        f"{'Flat' if judged['is_flat'] else 'NOT flat'}.\n"
     )
     sys.stdout.flush()
 
