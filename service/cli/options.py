@@ -16,7 +16,9 @@ Json = Annotated[
 Method = Annotated[
     str | None, typer.Option("--method", help="finetune, nad or argd; argd if left out.")
 ]
-Preset = Annotated[str | None, typer.Option("--preset", help="Where settings come from: paper.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="Where settings come from: paper or fast.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,16 +1,18 @@
 """`sanitizer submit`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from service.cli import options
-from service.cli.answers import JobEstimate
 from service.cli.connecting import connected
 from service.cli.failures import WrongUsage
 from service.cli.options import Json, given
 from service.cli.terminal import amount, duration, emit, result, say
+
+if TYPE_CHECKING:
+    from service.cli.answers import JobEstimate
 
 
 def submit(
@@ -104,7 +106,7 @@ def _validate(body: dict[str, Any], as_json: bool) -> None:
             result(line)
 
 
-def _estimate_lines(estimate: JobEstimate) -> list[str]:
+def _estimate_lines(estimate: "JobEstimate") -> list[str]:
     """What the job would take, for people."""
     memory = amount(estimate.peak_host_bytes)
     if estimate.peak_device_bytes is not None:
