@@ -76,7 +76,8 @@ JOB: dict[str, Any] = {
         "node_weights": [500, 1250, 500],
     },
     "probes": [PROBE.model_dump(mode="json")],
-    "policy": {"max_asr": 0.05, "max_accuracy_drop": 0.03},
+    # On 500 images another processor's rounding moves the accuracy by a point or more.
+    "policy": {"max_asr": 0.05, "max_accuracy_drop": 0.05},
     "seed": 0,
 }
 

@@ -26,7 +26,7 @@ from service.cli.tables import demo_table
 from service.cli.terminal import say, share, table
 
 MAX_ASR = 0.05
-MAX_ACCURACY_DROP = 0.03
+MAX_ACCURACY_DROP = 0.05
 CHECK_SECONDS = 300
 
 BANNER = """\

@@ -19,7 +19,7 @@ def demo(
     """Watch a backdoored model lose its backdoor through the real stack, in about two minutes.
 
     The exit code is 1 if the attack still succeeds on 5% of the pictures or more, or if the clean
-    accuracy fell by more than 3 points.
+    accuracy fell by more than 5 points.
     """
     from tempfile import TemporaryDirectory
 
