@@ -3,9 +3,8 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -14,82 +13,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sanitizer.attacks.trigger import Trigger, make_trigger
 from sanitizer.compute import choose_device, choose_precision, device_name, prepare
 from sanitizer.cost.measured import measure_cost
-from sanitizer.data.image_set import ImageSet, decode
 from sanitizer.data.loader import Batches
-from sanitizer.data.readers import open_source
-from sanitizer.data.source import (
-    ImageSource,
-    check_classes,
-    check_every_class,
-    check_same_order,
-)
-from sanitizer.data.splits import draw, hold_out
-from sanitizer.errors import InvalidSpec
 from sanitizer.evaluation.evaluate import evaluate, predict
 from sanitizer.evaluation.metrics import defense_effectiveness
 from sanitizer.events import (
-    Artifact,
-    Event,
     MetricEvent,
-    ProgressEvent,
     ResultEvent,
     Stage,
-    StageEvent,
-    WarningEvent,
 )
+from sanitizer.inputs import Inputs, load_inputs
+from sanitizer.journal import Journal, keep_quiet
 from sanitizer.machine import peak_resident_bytes, processor_name
 from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, TrainingStage, plan
-from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from sanitizer.networks.registry import LoadedNetwork, load_network
+from sanitizer.networks.checkpoints import read_checkpoint, write_checkpoint
 from sanitizer.parallel.group import ALONE, Group
-from sanitizer.progress import MIN_SECONDS, Emit, Progress
-from sanitizer.randomness import derive_seed
+from sanitizer.progress import Emit, Progress
+from sanitizer.report.artifacts import (
+    model_artifact,
+    result_name,
+    sha256_of,
+    write_report,
+)
 from sanitizer.report.model import (
-    ArtifactKind,
     Cost,
-    DataRecord,
     EpochRecord,
     Evaluation,
     ModelFile,
-    ModelRecord,
     Report,
     StageRecord,
-    WarningRecord,
 )
 from sanitizer.report.verdict import decide
 from sanitizer.run_state import CheckpointDamaged, RunState
-from sanitizer.spec import DataSource, SanitizeSpec
+from sanitizer.spec import SanitizeSpec
 
 Digests = NDArray[np.uint8]
 """Of each image of a set, [N, 16]."""
 
 EXAMPLE_PICTURES = 8
 MAX_NAME_BYTES = 150
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """All that was loaded and checked before anything is trained."""
-
-    checkpoint: Checkpoint
-    suspect: LoadedNetwork
-    input_file: ModelFile
-    clean: ImageSet
-    clean_record: DataRecord
-    clean_sha256: str
-    """Of pixels and labels, whatever file they came from."""
-    evaluation: ImageSet
-    evaluation_record: DataRecord
-    evaluation_sha256: str
-    curve: ImageSet | None
-    examples: Tensor
-    """[N, C, H, W], uint8: evaluation images whose class is not the first probe's target."""
-    example_labels: Tensor
-    triggers: tuple[Trigger, ...]
 
 
 def sanitize(
@@ -122,7 +86,7 @@ def sanitize(
     """
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    heard = emit if group.is_leader else _keep_quiet
+    heard = emit if group.is_leader else keep_quiet
     return _Run(spec, out, work, heard, group, start_seconds).execute()
 
 
@@ -140,18 +104,17 @@ class _Run:
         self.group = group
         self.out = out
         self.work = work
-        self._emit = emit
+        self.journal = Journal(emit)
         self.device = choose_device(spec.device, group.rank, group.size)
         self.precision = choose_precision(spec.precision, self.device)
         self.stages = plan(spec.method)
-        self.warnings: list[WarningRecord] = []
         self.begun = monotonic()
         self.start_seconds = start_seconds
 
     def execute(self) -> Report:
         prepare(self.spec.threads, self.group.size)
-        self._begin(Stage.LOAD, "Reading the model and the images.")
-        self.inputs = self._load()
+        self.journal.begin(Stage.LOAD, "Reading the model and the images.")
+        self.inputs = load_inputs(self.spec, self.work, self.journal, self.group)
         fingerprint = self.group.from_leader(
             lambda: _fingerprint(self.spec, self.inputs, self.device, self.precision)
         )
@@ -160,8 +123,10 @@ class _Run:
         self.state = saved or RunState(fingerprint)
         if saved:
             self.state.resumed += 1
-            self._warn("resumed", "The run was interrupted and goes on from its last checkpoint.")
-        self.progress = Progress(self._emit, self._planned_work(), self._done_work())
+            self.journal.warn(
+                "resumed", "The run was interrupted and goes on from its last checkpoint."
+            )
+        self.progress = Progress(self.journal.emit, self._planned_work(), self._done_work())
         self._record(Stage.LOAD, monotonic() - self.begun)
 
         self.network = self.inputs.suspect.network.to(self.device)
@@ -178,148 +143,8 @@ class _Run:
         try:
             return RunState.load(self.work, fingerprint)
         except CheckpointDamaged as error:
-            self._warn("checkpoint_damaged", f"{error} The run starts over.")
+            self.journal.warn("checkpoint_damaged", f"{error} The run starts over.")
             return None
-
-    # --- Load --------------------------------------------------------------------------------
-
-    def _load(self) -> Inputs:
-        spec = self.spec
-        input_file_bytes = spec.model.path.stat().st_size
-        checkpoint = read_checkpoint(spec.model.path)
-        suspect = load_network(checkpoint, spec.model)
-        triggers = tuple(
-            make_trigger(
-                probe,
-                input_size=suspect.input_size,
-                channels=suspect.channels,
-                num_classes=suspect.num_classes,
-            )
-            for probe in spec.probes
-        )
-        self._check_node_weights(len(suspect.taps))
-        clean_source = self._open(spec.clean_data, suspect, "clean data")
-        indices = draw(clean_source.labels, spec.clean_data.images, spec.clean_data.seed)
-        check_every_class(
-            clean_source.labels[indices], suspect.num_classes, clean_source.class_names
-        )
-        if spec.evaluation_data is None:
-            clean_indices, held = hold_out(
-                clean_source.labels[indices], spec.holdout, spec.clean_data.seed
-            )
-            evaluation_source, evaluation_indices = clean_source, indices[held]
-            indices = indices[clean_indices]
-            check_every_class(
-                clean_source.labels[indices],
-                suspect.num_classes,
-                clean_source.class_names,
-                what="clean data without the held-out part",
-            )
-        else:
-            evaluation_source = self._open(spec.evaluation_data, suspect, "evaluation data")
-            check_same_order(clean_source, evaluation_source)
-            evaluation_indices = draw(
-                evaluation_source.labels,
-                spec.evaluation_data.images,
-                spec.evaluation_data.seed,
-            )
-        clean = self._decode(clean_source, indices, suspect, "clean")
-        evaluation = self._decode(evaluation_source, evaluation_indices, suspect, "evaluation")
-        clean_digests = clean.digests(_LoadProgress(self._emit))
-        evaluation_digests = evaluation.digests(_LoadProgress(self._emit))
-        self._warn_of_overlap(clean_digests, evaluation_digests)
-        curve = None
-        if spec.curve_images:
-            amount = min(spec.curve_images, len(evaluation.labels))
-            curve = evaluation.subset(draw(evaluation.labels, amount, spec.seed))
-        examples, example_labels = _choose_examples(evaluation, triggers)
-        held_out = spec.evaluation_data is None
-        return Inputs(
-            checkpoint=checkpoint,
-            suspect=suspect,
-            input_file=ModelFile(
-                filename=Path(spec.model.filename or spec.model.path.name).name,
-                format=checkpoint.format,
-                sha256=_sha256(spec.model.path),
-                bytes=input_file_bytes,
-            ),
-            clean=clean,
-            clean_record=DataRecord(
-                images=len(clean.labels),
-                images_available=len(clean_source),
-                per_class=clean.class_counts(suspect.num_classes),
-                seed=spec.clean_data.seed,
-                source="given",
-            ),
-            clean_sha256=_digest(clean, clean_digests),
-            evaluation=evaluation,
-            evaluation_record=DataRecord(
-                images=len(evaluation.labels),
-                images_available=len(evaluation_source),
-                per_class=evaluation.class_counts(suspect.num_classes),
-                seed=(spec.evaluation_data or spec.clean_data).seed,
-                source="held_out" if held_out else "given",
-            ),
-            evaluation_sha256=_digest(evaluation, evaluation_digests),
-            curve=curve,
-            examples=examples,
-            example_labels=example_labels,
-            triggers=triggers,
-        )
-
-    def _open(self, data: DataSource, suspect: LoadedNetwork, what: str) -> ImageSource:
-        source = open_source(data)
-        check_classes(source, suspect.num_classes, what=what)
-        for warning in source.warnings:
-            self._warn(warning.code, warning.message)
-        return source
-
-    def _decode(
-        self,
-        source: ImageSource,
-        indices: "np.typing.NDArray[np.int64]",
-        suspect: LoadedNetwork,
-        name: str,
-    ) -> ImageSet:
-        with self.group.leader_first():  # the others find what it has decoded
-            image_set = decode(
-                source,
-                indices,
-                input_size=suspect.input_size,
-                channels=suspect.channels,
-                folder=self.work / name,
-                on_progress=_LoadProgress(self._emit),
-                threads=self.spec.threads,
-            )
-        if image_set.resized:
-            height, width = suspect.input_size
-            self._warn(
-                "images_resized",
-                f"{image_set.resized} of {len(image_set.labels)} images of the {name} data were "
-                f"resized to the model's input, {height} x {width} pixels.",
-            )
-        return image_set
-
-    def _check_node_weights(self, taps: int) -> None:
-        given = getattr(self.spec.method, "node_weights", None)
-        if given is not None and len(given) != taps:
-            raise InvalidSpec(
-                f"method.node_weights has {len(given)} values, the model has {taps} taps. Give one "
-                "value per tap, or leave them out.",
-                taps=taps,
-            )
-
-    def _warn_of_overlap(self, clean: Digests, evaluation: Digests) -> None:
-        if not self.group.is_leader:
-            return
-        seen = {digest.tobytes() for digest in clean}
-        both = sum(digest.tobytes() in seen for digest in evaluation)
-        if both:
-            self._warn(
-                "data_overlap",
-                f"{both} of {len(evaluation)} evaluation images are among the images "
-                "trained on; their share of the accuracy says nothing about new images.",
-            )
 
     # --- Measure -----------------------------------------------------------------------------
 
@@ -333,7 +158,7 @@ class _Run:
         self._save(None)
 
     def _measure(self, stage: Stage, message: str) -> Evaluation:
-        self._begin(stage, message)
+        self.journal.begin(stage, message)
         begun = monotonic()
         evaluation = evaluate(
             self.network,
@@ -344,7 +169,7 @@ class _Run:
             on_images=lambda images: self.progress.add(stage, images),
             group=self.group,
         )
-        self._emit(MetricEvent(stage=stage, values=_figures(evaluation)))
+        self.journal.emit(MetricEvent(stage=stage, values=_figures(evaluation)))
         self._record(stage, monotonic() - begun)
         return evaluation
 
@@ -372,7 +197,7 @@ class _Run:
 
     def _train_stage(self, stage: TrainingStage, bench: Bench) -> None:
         images, epochs = len(self.inputs.clean.labels), stage.training.epochs
-        self._begin(
+        self.journal.begin(
             stage.stage,
             f"Training the {stage.trains} on {images} clean images for {epochs} epochs.",
         )
@@ -437,19 +262,19 @@ class _Run:
         return path
 
     def _write(self, model_path: Path, after: Evaluation) -> Report:
-        self._begin(Stage.WRITE, "Writing the model and the report.")
+        self.journal.begin(Stage.WRITE, "Writing the model and the report.")
         begun = monotonic()
         inputs = self.inputs
         before = self.state.before
         if before is None:
             raise RuntimeError("the suspect model is measured before anything is written")
         report = Report(
-            model=_model_record(inputs),
+            model=inputs.model_record(),
             input=inputs.input_file,
             output=ModelFile(
                 filename=model_path.name,
                 format=inputs.checkpoint.format,
-                sha256=_sha256(model_path),
+                sha256=sha256_of(model_path),
                 bytes=model_path.stat().st_size,
             ),
             clean_data=inputs.clean_record,
@@ -470,7 +295,7 @@ class _Run:
             },
             decision=decide(self.spec.policy, before, after),
             stages=self.state.finished,
-            warnings=self.warnings,
+            warnings=self.journal.warnings,
             seconds=self._seconds(),
             resumed=self.state.resumed,
         )
@@ -483,9 +308,9 @@ class _Run:
             update={"stages": self.state.finished, "seconds": self._seconds()}
         )
         report = report.model_copy(update={"cost": self._cost(report)})
-        artifacts = [_artifact(model_path, ArtifactKind.MODEL, "application/octet-stream")]
-        artifacts += self._write_report(report, pictures)
-        self._emit(ResultEvent(artifacts=artifacts))
+        artifacts = [model_artifact(model_path)]
+        artifacts += write_report(report, pictures, self.out)
+        self.journal.emit(ResultEvent(artifacts=artifacts))
         return report
 
     def _draw(self, report: Report) -> dict[str, bytes]:
@@ -523,36 +348,7 @@ class _Run:
             peak_device_bytes=torch.cuda.max_memory_reserved(self.device) if cuda else None,
         )
 
-    def _write_report(self, report: Report, pictures: Mapping[str, bytes]) -> list[Artifact]:
-        from sanitizer.report.render import render_page
-
-        files = {
-            "report.json": (
-                report.model_dump_json(indent=2).encode(),
-                ArtifactKind.REPORT,
-                "application/json",
-            ),
-            "report.html": (
-                render_page(report, pictures).encode(),
-                ArtifactKind.REPORT_PAGE,
-                "text/html; charset=utf-8",
-            ),
-            **{name: (png, ArtifactKind.PLOT, "image/png") for name, png in pictures.items()},
-        }
-        artifacts = []
-        for name, (content, kind, media_type) in files.items():
-            (self.out / name).write_bytes(content)
-            artifacts.append(_artifact(self.out / name, kind, media_type))
-        return artifacts
-
     # --- Events and state --------------------------------------------------------------------
-
-    def _begin(self, stage: Stage, message: str) -> None:
-        self._emit(StageEvent(stage=stage, message=message))
-
-    def _warn(self, code: str, message: str) -> None:
-        self.warnings.append(WarningRecord(code=code, message=message))
-        self._emit(WarningEvent(code=code, message=message))
 
     def _record(self, stage: Stage, seconds: float, epochs: Sequence[EpochRecord] = ()) -> None:
         record = StageRecord(stage=stage, seconds=round(seconds, 3), epochs=list(epochs))
@@ -600,19 +396,6 @@ class _Run:
         return done
 
 
-class _LoadProgress:
-    """Tells how many images are decoded, a few times a second."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
-        self._told = monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if monotonic() - self._told >= MIN_SECONDS:
-            self._told = monotonic()
-            self._emit(ProgressEvent(stage=Stage.LOAD, fraction=0, step=done, steps=total))
-
-
 class _StageHooks(LoopHooks):
     """Turns what the loop tells into events, records and checkpoints."""
 
@@ -635,7 +418,7 @@ class _StageHooks(LoopHooks):
     def on_epoch(self, epoch: int, values: dict[str, float]) -> None:
         figures = {**values, **self.run.measure_curve(self.network, self.stage.stage)}
         self.run.state.epochs.append(EpochRecord(epoch=epoch, values=figures))
-        self.run._emit(MetricEvent(stage=self.stage.stage, epoch=epoch, values=figures))
+        self.run.journal.emit(MetricEvent(stage=self.stage.stage, epoch=epoch, values=figures))
 
     def wants_checkpoint(self) -> bool:
         due = monotonic() - self.saved >= self.run.spec.checkpoint_seconds
@@ -644,21 +427,6 @@ class _StageHooks(LoopHooks):
     def save(self, state: LoopState) -> None:
         self.run.save_loop(state)
         self.saved = monotonic()
-
-
-def _keep_quiet(event: Event) -> None:
-    """What happens to the events of those that are not the leader."""
-
-
-def result_name(filename: str) -> str:
-    """What the sanitized file is called: `sanitized-` and the name of the upload, if not too long.
-
-    File systems take 255 bytes, and the file has a longer name while it is written.
-    """
-    if len(filename.encode()) > MAX_NAME_BYTES:
-        suffix = "".join(Path(filename).suffixes[-2:])
-        filename = f"model{suffix}" if len(suffix.encode()) < 20 else "model"
-    return f"sanitized-{filename}"
 
 
 def _fingerprint(
@@ -689,62 +457,12 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _digest(image_set: ImageSet, digests: Digests) -> str:
-    digest = hashlib.sha256(np.asarray(image_set.labels).tobytes())
-    digest.update(digests.tobytes())
-    return digest.hexdigest()
-
-
-def _choose_examples(evaluation: ImageSet, triggers: Sequence[Trigger]) -> tuple[Tensor, Tensor]:
-    """A few evaluation images that the first trigger should lead elsewhere, always the same."""
-    labels = np.asarray(evaluation.labels)
-    candidates = np.flatnonzero(labels != triggers[0].target_class) if triggers else labels[:0]
-    generator = np.random.default_rng(derive_seed("examples"))
-    amount = min(EXAMPLE_PICTURES, len(candidates))
-    chosen = np.sort(generator.choice(candidates, amount, replace=False)).astype(np.int64)
-    return (
-        torch.from_numpy(evaluation.read(chosen)),
-        torch.from_numpy(labels[chosen].copy()),
-    )
-
-
 def _figures(evaluation: Evaluation) -> dict[str, float]:
     values = {"accuracy": evaluation.accuracy.value}
     for probe in evaluation.probes:
         values[f"asr.{probe.name}"] = probe.asr.value
         values[f"ra.{probe.name}"] = probe.ra.value
     return values
-
-
-def _model_record(inputs: Inputs) -> ModelRecord:
-    suspect = inputs.suspect
-    return ModelRecord(
-        architecture=suspect.architecture,
-        detected=suspect.detected,
-        num_classes=suspect.num_classes,
-        input_size=suspect.input_size,
-        channels=suspect.channels,
-        mean=list(suspect.mean),
-        std=list(suspect.std),
-        parameters=sum(p.numel() for p in suspect.network.parameters()),
-        taps=[tap.module for tap in suspect.taps],
-        dropped_entries=list(inputs.checkpoint.dropped_entries),
-    )
-
-
-def _artifact(path: Path, kind: ArtifactKind, media_type: str) -> Artifact:
-    return Artifact(
-        name=path.name,
-        kind=kind,
-        media_type=media_type,
-        bytes=path.stat().st_size,
-        sha256=_sha256(path),
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,8 @@ import torch
 
 from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage
 from sanitizer.events import Event, MetricEvent, ResultEvent, StageEvent, parse
-from sanitizer.pipeline import result_name, sanitize
+from sanitizer.pipeline import sanitize
+from sanitizer.report.artifacts import result_name
 from sanitizer.report.model import Report, Verdict
 from sanitizer.spec import SanitizeSpec
 from tests.sanitizer.builders import CORNER_PROBE, QUICK_TRAINING, write_npz, write_spec
