@@ -14,13 +14,17 @@ from sanitizer.report.model import ArtifactKind
 
 
 class Stage(StrEnum):
-    """The stages of a run, in order; the method says which of the training stages there are."""
+    """The stages of a run; the method says which there are between the measurements."""
 
     LOAD = "load"
     BASELINE = "baseline"
     TEACHER = "teacher"
     FINETUNE = "finetune"
     DISTIL = "distil"
+    MASK = "mask"
+    PRUNE = "prune"
+    CURVE = "curve"
+    UNLEARN = "unlearn"
     EVALUATE = "evaluate"
     WRITE = "write"
 

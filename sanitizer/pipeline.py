@@ -27,7 +27,7 @@ from sanitizer.inputs import Inputs, load_inputs
 from sanitizer.journal import Journal, keep_quiet
 from sanitizer.machine import peak_resident_bytes, processor_name
 from sanitizer.methods.loop import LoopHooks, LoopState, train
-from sanitizer.methods.plan import Bench, TrainingStage, plan
+from sanitizer.methods.plan import Bench, ChangingStage, MethodStage, TrainingStage, plan
 from sanitizer.networks.checkpoints import read_checkpoint, write_checkpoint
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.progress import Emit, Progress
@@ -193,7 +193,11 @@ class _Run:
         done = {record.stage for record in self.state.finished}
         for stage in self.stages:
             if stage.stage not in done:
-                self._train_stage(stage, bench)
+                match stage:
+                    case TrainingStage():
+                        self._train_stage(stage, bench)
+                    case ChangingStage():
+                        self._change_stage(stage, bench)
 
     def _train_stage(self, stage: TrainingStage, bench: Bench) -> None:
         images, epochs = len(self.inputs.clean.labels), stage.training.epochs
@@ -201,7 +205,7 @@ class _Run:
             stage.stage,
             f"Training the {stage.trains} on {images} clean images for {epochs} epochs.",
         )
-        network = getattr(bench, stage.trains)
+        step = stage.make_step(bench)
         batches = Batches(
             self.inputs.clean,
             stage.training,
@@ -211,17 +215,29 @@ class _Run:
             group=self.group,
         )
         train(
-            stage.make_step(bench),
+            step,
             batches,
             stage.training,
             (self.spec.seed, stage.stage.value, "network"),
             state=self.state.loop,
-            hooks=_StageHooks(self, stage, network),
+            hooks=_StageHooks(self, stage, step.network),
         )
-        self.state.networks[stage.trains] = network.state_dict()
+        stage.finish(bench, step)
+        self.state.networks[stage.trains] = getattr(bench, stage.trains).state_dict()
         seconds = sum(record.values["seconds"] for record in self.state.epochs)
         self._record(stage.stage, seconds, self.state.epochs)
         self.state.epochs = []
+        self._save(None)
+
+    def _change_stage(self, stage: ChangingStage, bench: Bench) -> None:
+        self.journal.begin(stage.stage, stage.message)
+        begun = monotonic()
+        figures = stage.change(
+            bench, self.inputs.clean, lambda images: self.progress.add(stage.stage, images)
+        )
+        self.journal.emit(MetricEvent(stage=stage.stage, values=dict(figures)))
+        self.state.networks[stage.changes] = getattr(bench, stage.changes).state_dict()
+        self._record(stage.stage, monotonic() - begun)
         self._save(None)
 
     def measure_curve(self, network: torch.nn.Module, stage: Stage) -> dict[str, float]:
@@ -372,15 +388,19 @@ class _Run:
     def _evaluation_work(self, images: int) -> float:
         return images * (1 + len(self.inputs.triggers))
 
-    def _epoch_work(self, stage: TrainingStage) -> float:
+    def _curve_work(self) -> float:
         curve = self.inputs.curve
-        return len(self.inputs.clean.labels) * stage.relative_cost + (
-            self._evaluation_work(len(curve.labels)) if curve else 0
-        )
+        return self._evaluation_work(len(curve.labels)) if curve else 0
+
+    def _stage_work(self, stage: MethodStage) -> float:
+        work = len(self.inputs.clean.labels) * stage.passes
+        if isinstance(stage, TrainingStage):
+            work += stage.training.epochs * self._curve_work()
+        return work
 
     def _planned_work(self) -> float:
         measured = 2 * self._evaluation_work(len(self.inputs.evaluation.labels))
-        return measured + sum(s.training.epochs * self._epoch_work(s) for s in self.stages)
+        return measured + sum(map(self._stage_work, self.stages))
 
     def _done_work(self) -> float:
         done = 0.0
@@ -389,9 +409,9 @@ class _Run:
         finished = {record.stage for record in self.state.finished}
         for stage in self.stages:
             if stage.stage in finished:
-                done += stage.training.epochs * self._epoch_work(stage)
-            elif self.state.loop is not None:
-                done += self.state.loop.epoch * self._epoch_work(stage)
+                done += self._stage_work(stage)
+            elif self.state.loop is not None and isinstance(stage, TrainingStage):
+                done += self._stage_work(stage) * self.state.loop.epoch / stage.training.epochs
                 break
         return done
 

@@ -33,6 +33,12 @@ NAD_PASSES = 4.0
 ARGD_PASSES = 4.5
 """And the graphs, by measurement."""
 
+AROUND = frozenset({Stage.LOAD, Stage.BASELINE, Stage.EVALUATE, Stage.WRITE})
+"""The stages that every run has; what lies between is the method's."""
+CHANGES = frozenset({Stage.PRUNE})
+"""Stages that change a network at once: there are no epochs to measure after."""
+
+CHANGING_BATCH = 256
 
 Side = Annotated[int, Field(ge=1, le=2**16)]
 
@@ -42,7 +48,7 @@ class _Part(BaseModel):
 
 
 class TrainingWork(_Part):
-    """One training stage."""
+    """One stage of a method; a change that takes no training is one epoch."""
 
     stage: Stage
     images: int = Field(ge=0, le=MAX_COUNT, description="Of an epoch.")
@@ -92,7 +98,8 @@ class Workload(_Part):
     @property
     def evaluated(self) -> int:
         """Images that go through a network without being trained on: twice all, and the curves."""
-        curves = self.curve_images * sum(work.epochs for work in self.training)
+        epochs = sum(work.epochs for work in self.training if work.stage not in CHANGES)
+        curves = self.curve_images * epochs
         return (1 + self.probes) * (2 * self.evaluation_images + curves)
 
     @classmethod
@@ -138,9 +145,7 @@ class Spent(_Part):
         if cost is None:
             return None
         seconds = {stage.stage: stage.seconds for stage in report.stages}
-        training = sum(
-            seconds.get(stage, 0.0) for stage in (Stage.TEACHER, Stage.DISTIL, Stage.FINETUNE)
-        )
+        training = sum(seconds.get(stage, 0.0) for stage in Stage if stage not in AROUND)
         evaluation = cost.curve_seconds + sum(
             seconds.get(stage, 0.0) for stage in (Stage.BASELINE, Stage.EVALUATE)
         )
@@ -199,6 +204,13 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
                 _work(Stage.TEACHER, method.teacher, images, FINETUNING_PASSES),
                 _work(Stage.DISTIL, method.student, images, passes),
             )
+
+
+def changing_work(stage: Stage, images: int, passes: float) -> TrainingWork:
+    """A stage that changes a network without training it."""
+    return TrainingWork(
+        stage=stage, images=images, epochs=1, batch_size=CHANGING_BATCH, passes=passes
+    )
 
 
 def _work(stage: Stage, training: Training, images: int, passes: float) -> TrainingWork:

@@ -149,14 +149,13 @@ def _one_step(
     images: Tensor,
     labels: Tensor,
 ) -> None:
-    output = step(images, labels)
-    loss = torch.stack(list(output.losses.values())).sum()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+    output = step.backward(images, labels)
     step.group.sum(sgd.gradients)
     sgd.step(learning_rate)
+    step.updated()
     size = labels.shape[0]
     correct = (output.logits.detach().argmax(dim=1) == labels).sum()
-    figures = {"loss": loss, **output.losses, "train_accuracy": correct / size}
+    figures = {"loss": output.loss, **output.losses, "train_accuracy": correct / size}
     for name, value in figures.items():
         total = progress.sums.get(name)
         weighted = value.detach().double() * size

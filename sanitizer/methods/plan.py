@@ -1,6 +1,6 @@
-"""What each method trains, in which order: the one place where a method's name becomes code."""
+"""What each method does, in which order: the one place where a method's name becomes code."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sanitizer.cost.workload import ARGD_PASSES, FINETUNING_PASSES, NAD_PASSES
+from sanitizer.data.image_set import ImageSet
 from sanitizer.events import Stage
 from sanitizer.methods.argd.step import ArgdStep
 from sanitizer.methods.finetune import FinetuneStep
@@ -51,7 +52,9 @@ class TrainingStage:
         trains: Which of the bench's networks.
         training: Its schedule and optimizer.
         make_step: Called when the stage begins, with the networks as the stages before left them.
-        relative_cost: Work per image, in forward passes: for the progress bar alone.
+            What the step trains may be another network, made of the bench's.
+        relative_cost: Work per image, in forward passes: for the progress bar and the estimate.
+        finish: Called once trained, where the bench's network must take over what was.
     """
 
     stage: Stage
@@ -59,10 +62,39 @@ class TrainingStage:
     training: Training
     make_step: Callable[[Bench], Step]
     relative_cost: float
+    finish: Callable[[Bench, Step], None] = lambda _bench, _step: None
+
+    @property
+    def passes(self) -> float:
+        """Work of the stage per clean image, in forward passes."""
+        return self.training.epochs * self.relative_cost
 
 
-def plan(config: MethodConfig) -> tuple[TrainingStage, ...]:
-    """The training stages of a method."""
+@dataclass(frozen=True)
+class ChangingStage:
+    """A change of one network that no gradient descent makes, such as pruning.
+
+    Attributes:
+        stage: What events and the report call it.
+        changes: Which of the bench's networks.
+        message: What happens, for people.
+        change: Changes the network in place. Gets the clean images, and a function to tell how many
+            images went through the network since the last call. Returns figures for the report.
+        passes: Work per clean image, in forward passes: for the progress bar and the estimate.
+    """
+
+    stage: Stage
+    changes: Role
+    message: str
+    change: Callable[[Bench, ImageSet, Callable[[int], None]], Mapping[str, float]]
+    passes: float
+
+
+MethodStage = TrainingStage | ChangingStage
+
+
+def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
+    """What a method does to the networks, in order."""
     match config:
         case FinetuneConfig():
             return (_finetuning(Stage.FINETUNE, "student", config.training),)

@@ -21,6 +21,11 @@ class StepOutput:
     losses: Mapping[str, Tensor]
     """Scalars by name, already weighted: what is minimised is their sum."""
 
+    @property
+    def loss(self) -> Tensor:
+        """What is minimised."""
+        return torch.stack(list(self.losses.values())).sum()
+
 
 class Step(ABC):
     """One method's way from a batch to its losses.
@@ -53,6 +58,25 @@ class Step(ABC):
             images: [B, C, H, W], float, in [0, 1]; where a group shares the batch, its own rows.
             labels: [B], int64, of the whole batch.
         """
+
+    def backward(self, images: Tensor, labels: Tensor) -> StepOutput:
+        """Adds the gradients of the losses to those of the trained parameters.
+
+        A method that takes more than one pass for an update does so here.
+
+        Args:
+            images: As of a call.
+            labels: As of a call.
+
+        Returns:
+            The losses, for the figures.
+        """
+        output = self(images, labels)
+        output.loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        return output
+
+    def updated(self) -> None:  # noqa: B027  # most methods have nothing to put right
+        """Called after each update: puts back what it must not have moved."""
 
     def attached(self) -> AbstractContextManager[object]:
         """Attaches what the step needs on its networks (hooks) for as long as the loop runs."""

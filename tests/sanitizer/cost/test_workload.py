@@ -1,7 +1,7 @@
 import pytest
 
-from sanitizer.cost.workload import Measured, Spent, Workload, training_work
-from sanitizer.methods.plan import plan
+from sanitizer.cost.workload import CHANGING_BATCH, Measured, Spent, Workload, training_work
+from sanitizer.methods.plan import TrainingStage, plan
 from sanitizer.report.model import Report
 from sanitizer.spec import METHOD_ADAPTER, ArgdConfig, FinetuneConfig, MethodConfig, NadConfig
 from tests.reports import make_cost, make_report
@@ -13,6 +13,8 @@ from tests.reports import make_cost, make_report
 def test_stages_of_a_method_are_those_that_it_runs(method: MethodConfig) -> None:
     expected = [
         (stage.stage, stage.training.epochs, stage.training.batch_size, stage.relative_cost)
+        if isinstance(stage, TrainingStage)
+        else (stage.stage, 1, CHANGING_BATCH, stage.passes)
         for stage in plan(method)
     ]
     found = [

@@ -14,7 +14,7 @@ from sanitizer.data.loader import Batches
 from sanitizer.evaluation.evaluate import evaluate
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.loop import LoopHooks, train
-from sanitizer.methods.plan import Bench, plan
+from sanitizer.methods.plan import Bench, ChangingStage, plan
 from sanitizer.networks.registry import build_network
 from sanitizer.networks.taps import find_taps
 from sanitizer.parallel.group import ALONE, Group
@@ -71,9 +71,14 @@ def train_all(group: Group, method: dict[str, Any]) -> tuple[dict[str, Tensor], 
     image_set = ImageSet.from_arrays(*digits(0, IMAGES))
     hooks = Figures()
     for stage in plan(METHOD_ADAPTER.validate_python(method)):
+        if isinstance(stage, ChangingStage):
+            stage.change(bench, image_set, lambda _images: None)
+            continue
         seed = (3, stage.stage.value)
         batches = Batches(image_set, stage.training, 32, CPU, seed, group=group)
-        train(stage.make_step(bench), Doubles(batches), stage.training, seed, hooks=hooks)
+        step = stage.make_step(bench)
+        train(step, Doubles(batches), stage.training, seed, hooks=hooks)
+        stage.finish(bench, step)
     return bench.student.state_dict(), hooks.values
 
 
