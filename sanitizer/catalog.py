@@ -65,7 +65,12 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
             if method == config.model_fields["name"].default
         ],
     )
-    for config in (spec.FinetuneConfig, spec.NadConfig, spec.ArgdConfig)
+    for config in (
+        spec.FinetuneConfig,
+        spec.NadConfig,
+        spec.ArgdConfig,
+        spec.ClpConfig,
+    )
 )
 
 ATTACKS: tuple[CatalogEntry, ...] = tuple(

@@ -227,7 +227,31 @@ class ArgdConfig(_Method):
     embedding_dim: int = Field(default=128, ge=1, le=4096)
 
 
-MethodConfig = Annotated[FinetuneConfig | NadConfig | ArgdConfig, Field(discriminator="name")]
+class ClpConfig(_Method):
+    """Channel Lipschitz pruning: channels that react far more strongly than the others of their
+    layer are taken away. Looks at the weights alone; the clean images are only measured on.
+
+    ECCV 2022, arXiv 2208.03111. For networks of convolutions.
+    """
+
+    name: Literal["clp"] = "clp"
+    preset: Literal[Preset.PAPER] = Field(
+        default=Preset.PAPER, description="The settings of the published result."
+    )
+    deviations: float = Field(
+        default=3.0,
+        ge=0,
+        le=100,
+        description="The paper's u: a channel goes when its bound lies more than this many "
+        "standard deviations above the mean of its layer. The paper has 3 for CIFAR-10 and 5 for "
+        "Tiny ImageNet.",
+    )
+
+
+MethodConfig = Annotated[
+    FinetuneConfig | NadConfig | ArgdConfig | ClpConfig,
+    Field(discriminator="name"),
+]
 
 _FAST: Mapping[str, Any] = {
     # Most of the published epochs at the two lower rates change little: benchmarks/engine_speed.py
@@ -244,6 +268,7 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("finetune", Preset.PAPER): {},
     ("nad", Preset.PAPER): {},
     ("argd", Preset.PAPER): {},
+    ("clp", Preset.PAPER): {},
     ("finetune", Preset.FAST): {"training": _FAST},
     ("nad", Preset.FAST): {"teacher": _FAST, "student": _FAST},
     ("argd", Preset.FAST): {"teacher": _FAST, "student": _FAST},

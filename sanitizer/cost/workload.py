@@ -13,6 +13,7 @@ from sanitizer.report.model import Evaluation, Report
 from sanitizer.spec import (
     METHOD_ADAPTER,
     ArgdConfig,
+    ClpConfig,
     FinetuneConfig,
     MethodConfig,
     NadConfig,
@@ -32,6 +33,8 @@ NAD_PASSES = 4.0
 """And the teacher's forward pass."""
 ARGD_PASSES = 4.5
 """And the graphs, by measurement."""
+CLP_PASSES = 0.01
+"""One image goes through the network; the rest is a decomposition of each kernel."""
 
 AROUND = frozenset({Stage.LOAD, Stage.BASELINE, Stage.EVALUATE, Stage.WRITE})
 """The stages that every run has; what lies between is the method's."""
@@ -204,6 +207,8 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
                 _work(Stage.TEACHER, method.teacher, images, FINETUNING_PASSES),
                 _work(Stage.DISTIL, method.student, images, passes),
             )
+        case ClpConfig():
+            return (changing_work(Stage.PRUNE, images, CLP_PASSES),)
 
 
 def changing_work(stage: Stage, images: int, passes: float) -> TrainingWork:

@@ -7,17 +7,25 @@ from typing import Literal
 import torch
 from torch import nn
 
-from sanitizer.cost.workload import ARGD_PASSES, FINETUNING_PASSES, NAD_PASSES
+from sanitizer.cost.workload import ARGD_PASSES, CLP_PASSES, FINETUNING_PASSES, NAD_PASSES
 from sanitizer.data.image_set import ImageSet
 from sanitizer.events import Stage
 from sanitizer.methods.argd.step import ArgdStep
+from sanitizer.methods.clp import prune_by_lipschitz_bound
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
-from sanitizer.spec import ArgdConfig, FinetuneConfig, MethodConfig, NadConfig, Training
+from sanitizer.spec import (
+    ArgdConfig,
+    ClpConfig,
+    FinetuneConfig,
+    MethodConfig,
+    NadConfig,
+    Training,
+)
 
 Role = Literal["student", "teacher"]
 
@@ -133,6 +141,18 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         bench.group,
                     ),
                     relative_cost=ARGD_PASSES,
+                ),
+            )
+        case ClpConfig():
+            return (
+                ChangingStage(
+                    Stage.PRUNE,
+                    "student",
+                    "Pruning the channels with an outstanding Lipschitz bound.",
+                    lambda bench, images, _tell: prune_by_lipschitz_bound(
+                        bench.student, images.shape, config.deviations
+                    ),
+                    passes=CLP_PASSES,
                 ),
             )
 
