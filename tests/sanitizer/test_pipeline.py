@@ -37,9 +37,13 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
             {"name": "argd", "teacher": QUICK_TRAINING, "student": QUICK_TRAINING},
             ["teacher", "distil"],
         ),
+        (
+            {"name": "anp", "mask_training": QUICK_TRAINING, "threshold": 1},
+            ["mask", "prune"],
+        ),
         ({"name": "clp", "deviations": 1}, ["prune"]),
     ],
-    ids=["finetune", "nad", "argd", "clp"],
+    ids=["finetune", "nad", "argd", "anp", "clp"],
 )
 def test_each_method_goes_through_its_stages_and_leaves_model_report_and_pictures(
     tmp_path: Path, method: dict[str, Any], stages: list[str]
