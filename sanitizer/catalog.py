@@ -69,6 +69,7 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
         spec.FinetuneConfig,
         spec.NadConfig,
         spec.ArgdConfig,
+        spec.FinePruningConfig,
         spec.AnpConfig,
         spec.ClpConfig,
     )

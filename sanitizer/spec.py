@@ -227,6 +227,26 @@ class ArgdConfig(_Method):
     embedding_dim: int = Field(default=128, ge=1, le=4096)
 
 
+class FinePruningConfig(_Method):
+    """Fine-pruning: channels that are idle on clean images are taken away as far as the clean
+    accuracy bears it, then the model is fine-tuned.
+
+    RAID 2018, arXiv 1805.12185.
+    """
+
+    name: Literal["fine_pruning"] = "fine_pruning"
+    tolerance: float = Field(
+        default=0.04,
+        ge=0,
+        le=1,
+        description="Share by which the accuracy on a tenth of the clean images may fall while "
+        "channels are taken away.",
+    )
+    training: Training = Field(
+        default=Training(), description="Of the fine-tuning; the same as that of `finetune`."
+    )
+
+
 _MASK_TRAINING: Mapping[str, Any] = {
     "phases": ({"epochs": 100, "learning_rate": 0.2},),
     "batch_size": 128,
@@ -299,7 +319,7 @@ class ClpConfig(_Method):
 
 
 MethodConfig = Annotated[
-    FinetuneConfig | NadConfig | ArgdConfig | AnpConfig | ClpConfig,
+    FinetuneConfig | NadConfig | ArgdConfig | FinePruningConfig | AnpConfig | ClpConfig,
     Field(discriminator="name"),
 ]
 
@@ -318,11 +338,13 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("finetune", Preset.PAPER): {},
     ("nad", Preset.PAPER): {},
     ("argd", Preset.PAPER): {},
+    ("fine_pruning", Preset.PAPER): {},
     ("anp", Preset.PAPER): {"mask_training": _MASK_TRAINING},
     ("clp", Preset.PAPER): {},
     ("finetune", Preset.FAST): {"training": _FAST},
     ("nad", Preset.FAST): {"teacher": _FAST, "student": _FAST},
     ("argd", Preset.FAST): {"teacher": _FAST, "student": _FAST},
+    ("fine_pruning", Preset.FAST): {"training": _FAST},
 }
 
 

@@ -15,6 +15,7 @@ from sanitizer.spec import (
     AnpConfig,
     ArgdConfig,
     ClpConfig,
+    FinePruningConfig,
     FinetuneConfig,
     MethodConfig,
     NadConfig,
@@ -34,6 +35,8 @@ NAD_PASSES = 4.0
 """And the teacher's forward pass."""
 ARGD_PASSES = 4.5
 """And the graphs, by measurement."""
+IDLENESS_PASSES = 1.0
+"""Each image goes through once: to see what it activates, or to measure on."""
 ANP_MASKING_PASSES = 6.0
 """Three forward passes, each with a backward pass that needs gradients of inputs alone."""
 ANP_PRUNING_PASSES = 0.5
@@ -211,6 +214,11 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
             return (
                 _work(Stage.TEACHER, method.teacher, images, FINETUNING_PASSES),
                 _work(Stage.DISTIL, method.student, images, passes),
+            )
+        case FinePruningConfig():
+            return (
+                changing_work(Stage.PRUNE, images, IDLENESS_PASSES),
+                _work(Stage.FINETUNE, method.training, images, FINETUNING_PASSES),
             )
         case AnpConfig():
             return (

@@ -13,6 +13,7 @@ from sanitizer.cost.workload import (
     ARGD_PASSES,
     CLP_PASSES,
     FINETUNING_PASSES,
+    IDLENESS_PASSES,
     NAD_PASSES,
 )
 from sanitizer.data.image_set import ImageSet
@@ -20,6 +21,7 @@ from sanitizer.events import Stage
 from sanitizer.methods.anp import AnpStep, carried_masks, leave_masks, prune_by_masks
 from sanitizer.methods.argd.step import ArgdStep
 from sanitizer.methods.clp import prune_by_lipschitz_bound
+from sanitizer.methods.fine_pruning import FinePruneStep, prune_idle_channels
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
@@ -30,6 +32,7 @@ from sanitizer.spec import (
     AnpConfig,
     ArgdConfig,
     ClpConfig,
+    FinePruningConfig,
     FinetuneConfig,
     MethodConfig,
     NadConfig,
@@ -152,6 +155,25 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         bench.group,
                     ),
                     relative_cost=ARGD_PASSES,
+                ),
+            )
+        case FinePruningConfig():
+            return (
+                ChangingStage(
+                    Stage.PRUNE,
+                    "student",
+                    "Pruning the channels that are idle on clean images.",
+                    lambda bench, images, tell: prune_idle_channels(
+                        bench.student, images, tell, config.tolerance, bench.seed
+                    ),
+                    passes=IDLENESS_PASSES,
+                ),
+                TrainingStage(
+                    Stage.FINETUNE,
+                    "student",
+                    config.training,
+                    lambda bench: FinePruneStep(bench.student, bench.precision, bench.group),
+                    relative_cost=FINETUNING_PASSES,
                 ),
             )
         case AnpConfig():

@@ -38,12 +38,16 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
             ["teacher", "distil"],
         ),
         (
+            {"name": "fine_pruning", "training": QUICK_TRAINING},
+            ["prune", "finetune"],
+        ),
+        (
             {"name": "anp", "mask_training": QUICK_TRAINING, "threshold": 1},
             ["mask", "prune"],
         ),
         ({"name": "clp", "deviations": 1}, ["prune"]),
     ],
-    ids=["finetune", "nad", "argd", "anp", "clp"],
+    ids=["finetune", "nad", "argd", "fine_pruning", "anp", "clp"],
 )
 def test_each_method_goes_through_its_stages_and_leaves_model_report_and_pictures(
     tmp_path: Path, method: dict[str, Any], stages: list[str]
@@ -212,6 +216,50 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
     write_model(tmp_path / "suspect.pth", classes=7)
     with pytest.raises(ClassMismatch, match="7"):
         run(spec, tmp_path / "out")
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("method", "moments"),
+    [
+        (
+            {"name": "fine_pruning", "training": QUICK_TRAINING},
+            [("begins", "prune"), ("begins", "finetune"), ("epoch", "finetune")],
+        ),
+        (
+            {"name": "anp", "mask_training": QUICK_TRAINING, "threshold": 1},
+            [("epoch", "mask"), ("begins", "prune"), ("begins", "evaluate")],
+        ),
+    ],
+    ids=["fine_pruning", "anp"],
+)
+def test_a_pruning_run_broken_off_between_its_stages_ends_in_the_same_bytes(
+    tmp_path: Path, method: dict[str, Any], moments: list[tuple[str, str]]
+) -> None:
+    spec = write_spec(tmp_path / "in", method=method)
+    whole, _events = run(spec, tmp_path / "whole")
+    parsed = SanitizeSpec.model_validate_json(spec.read_bytes())
+
+    def broken_off_at(moment: tuple[str, str]) -> Callable[[Event], None]:
+        def emit(event: Event) -> None:
+            match event:
+                case StageEvent(stage=stage) if moment == ("begins", stage):
+                    raise Interrupted
+                case MetricEvent(stage=stage, epoch=1) if moment == ("epoch", stage):
+                    raise Interrupted
+
+        return emit
+
+    for moment in moments:
+        with pytest.raises(Interrupted):
+            sanitize(parsed, tmp_path / "out", tmp_path / "work", broken_off_at(moment))
+    resumed, _events = run(spec, tmp_path / "out", tmp_path / "work")
+    assert resumed.resumed == len(moments)
+    assert resumed.output.sha256 == whole.output.sha256
+    assert resumed.after == whole.after
 
 
 # --- The child process ---------------------------------------------------------------------------
