@@ -36,6 +36,12 @@ METHODS = {
     "finetune": {"name": "finetune", "training": TRAINING},
     "nad": {"name": "nad", "teacher": TRAINING, "student": TRAINING},
     "argd": {"name": "argd", "teacher": TRAINING, "student": TRAINING},
+    "argd, trained projections": {
+        "name": "argd",
+        "teacher": TRAINING,
+        "student": TRAINING,
+        "projections": "trained",
+    },
 }
 
 
