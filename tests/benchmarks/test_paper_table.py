@@ -1,7 +1,10 @@
 """The table of attacks by methods: its statistics, and that it goes on where it stopped."""
 
+import argparse
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import paper_table
-from benchmarks.paper_table import Cell, Mean, key, order_of, rows
+from benchmarks.grid import Cell, Grid, Mean, add_options, order_of, rows
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 
@@ -29,6 +32,7 @@ def result(victim: str, seed: int, acc: float, asr: dict[str, float]) -> dict[st
     return {
         "victim": victim,
         "method": "finetune",
+        "variant": "finetune",
         "images": 2500,
         "seed": seed,
         "before": {"acc": 80.0, "asr": dict.fromkeys(asr, 100.0), "ra": dict.fromkeys(asr, 1.0)},
@@ -62,8 +66,7 @@ def test_figures_are_means_over_seeds_and_on_the_clean_twin_over_triggers() -> N
             result("badnets", 0, 75.0, {"badnets": 4.0}),
             result("badnets", 1, 77.0, {"badnets": 6.0}),
             result("clean", 0, 79.0, {"badnets": 1.0, "blend": 3.0}),
-        ],
-        2500,
+        ]
     )
     badnets, clean = found
     assert (badnets["acc"].value, badnets["asr"].value, badnets["seeds"]) == (76.0, 5.0, 2)
@@ -73,15 +76,6 @@ def test_figures_are_means_over_seeds_and_on_the_clean_twin_over_triggers() -> N
 
 def test_clean_twin_is_the_last_of_the_table() -> None:
     assert sorted(["clean", "blend", "wanet"], key=order_of) == ["blend", "wanet", "clean"]
-
-
-def test_key_changes_with_victim_and_seed() -> None:
-    victims = {"badnets": {"sha256": "a", "probe": PROBE}}
-    other = {"badnets": {"sha256": "b", "probe": PROBE}}
-    cell = Cell("badnets", "nad", 500, 0)
-    assert key(cell, victims) == key(cell, victims)
-    assert key(cell, victims) != key(cell, other)
-    assert key(cell, victims) != key(Cell("badnets", "nad", 500, 1), victims)
 
 
 def test_without_victims_it_says_how_to_make_them(tmp_path: Path) -> None:
@@ -95,38 +89,69 @@ def test_an_unknown_victim_is_named_beside_those_there_are(tmp_path: Path) -> No
         paper_table.main(["--victims", str(tmp_path), "--attacks", "badnet"])
 
 
-def test_runs_that_are_kept_are_not_run_again(
+def test_nothing_is_run_where_only_the_cache_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_victims(tmp_path)
+    paper_table.main([*command(tmp_path), "--cached"])
+    assert capsys.readouterr().out == "Nothing has been run yet.\n"
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_kept_for_the_next_time(
     tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_victims(tmp_path)
-    command = ["--victims", str(tmp_path), "--results", str(tmp_path / "results")]
-    command += ["--work", str(tmp_path / "work"), "--shared", str(shared)]
-    command += ["--methods", "finetune", "--images", "500", "--seeds", "1"]
+    wanted = [*command(tmp_path), "--shared", str(shared), "--methods", "finetune"]
+    paper_table.main(wanted)
+    first = capsys.readouterr().out
+    kept = json.loads((tmp_path / "results" / "paper_table.json").read_text())["runs"]
+    assert [run["seed"] for run in kept.values()] == [0]
+    shutil.rmtree(tmp_path / "work")
 
-    paper_table.main([*command, "--cached"])
-    assert "Nothing has been run yet." in capsys.readouterr().out
+    paper_table.main(wanted)
 
-    # A run takes a minute; what one left is enough to see that it is not repeated.
-    victims = json.loads((tmp_path / "manifest.json").read_text())["victims"]
-    cell = Cell("badnets", "finetune", 500, 0)
-    kept = {key(cell, victims): result("badnets", 0, 75.0, {"corner": 4.0}) | {"images": 500}}
-    stale: dict[str, Any] = {json.dumps({"victim": "of another file"}): {}}
-    (tmp_path / "results").mkdir(exist_ok=True)
-    path = tmp_path / "results" / "paper_table.json"
-    path.write_text(json.dumps({"runs": {**kept, **stale}}))
-
-    paper_table.main(command)
-    printed = capsys.readouterr().out
-    assert "| | finetune | 75.00 | 4.00 | 4.00 | 4.00 | 1 | 10 |" in printed
-    assert "still missing" not in printed
+    assert capsys.readouterr().out == first
     assert not (tmp_path / "work").exists()
-    assert json.loads(path.read_text())["runs"] == kept
-    assert (tmp_path / "results" / "paper_table.md").read_text() == printed
+    assert (tmp_path / "results" / "paper_table.md").read_text() == first
 
 
-def make_victims(folder: Path) -> None:
+def test_a_victim_that_was_trained_anew_and_another_seed_find_nothing_kept(tmp_path: Path) -> None:
+    cell = Cell("badnets", "nad", {"name": "nad"}, 500, 0)
+    make_victims(tmp_path)
+    grid = make_grid(tmp_path)
+    other_seed = replace(cell, seed=1)
+    runs = {grid._key(cell): result("badnets", 0, 75.0, {"corner": 4.0})}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.json").write_text(json.dumps({"runs": runs}))
+
+    assert [run["seed"] for run in make_grid(tmp_path).results([cell, other_seed])] == [0]
+    make_victims(tmp_path, seed=1)
+    assert make_grid(tmp_path).results([cell, other_seed]) == []
+
+
+def make_grid(folder: Path) -> Grid:
+    parser = argparse.ArgumentParser()
+    add_options(parser, str(folder / "work"))
+    return Grid(parser.parse_args(command(folder)[:-4]), "table")
+
+
+def command(folder: Path) -> list[str]:
+    """Arguments for one small run."""
+    return ["--victims", str(folder), "--results", str(folder / "results")] + [
+        "--work",
+        str(folder / "work"),
+        "--images",
+        "500",
+        "--seeds",
+        "1",
+    ]
+
+
+def make_victims(folder: Path, seed: int = 0) -> None:
     """A cache with one victim in it, untrained."""
-    network = build_network("wrn-10-1", 10, 3, make_generator(0))
+    network = build_network("wrn-10-1", 10, 3, make_generator(seed))
     path = folder / "badnets.safetensors"
     save_file({name: torch.clone(value) for name, value in network.state_dict().items()}, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
