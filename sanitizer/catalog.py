@@ -65,7 +65,13 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
             if method == config.model_fields["name"].default
         ],
     )
-    for config in (spec.FinetuneConfig, spec.NadConfig, spec.ArgdConfig)
+    for config in (
+        spec.FinetuneConfig,
+        spec.NadConfig,
+        spec.ArgdConfig,
+        spec.AnpConfig,
+        spec.ClpConfig,
+    )
 )
 
 ATTACKS: tuple[CatalogEntry, ...] = tuple(

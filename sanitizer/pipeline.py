@@ -203,7 +203,8 @@ class _Run:
         images, epochs = len(self.inputs.clean.labels), stage.training.epochs
         self.journal.begin(
             stage.stage,
-            f"Training the {stage.trains} on {images} clean images for {epochs} epochs.",
+            f"Training the {stage.subject or stage.trains} on {images} clean images for {epochs} "
+            "epochs.",
         )
         step = stage.make_step(bench)
         batches = Batches(

@@ -252,7 +252,81 @@ class ArgdConfig(_Method):
         return taps
 
 
-MethodConfig = Annotated[FinetuneConfig | NadConfig | ArgdConfig, Field(discriminator="name")]
+_MASK_TRAINING: Mapping[str, Any] = {
+    "phases": ({"epochs": 100, "learning_rate": 0.2},),
+    "batch_size": 128,
+    "weight_decay": 0.0,
+    "cutout_size": 0,
+}
+
+
+class AnpConfig(_Method):
+    """Adversarial neuron pruning: masks on the channels are trained to keep the clean images right
+    while the channels are perturbed for the worst, and channels with a small mask are taken away.
+
+    NeurIPS 2021, arXiv 2110.14430. For networks of convolutions.
+    """
+
+    name: Literal["anp"] = "anp"
+    preset: Literal[Preset.PAPER] = Field(
+        default=Preset.PAPER, description="The settings of the published result."
+    )
+    mask_training: Training = Field(
+        default=Training.model_validate(_MASK_TRAINING),
+        description="Of the masks alone. The paper has 2,000 steps of 128 images: 100 epochs of "
+        "2,500 images, 500 of 500.",
+    )
+    perturbation: float = Field(
+        default=0.4,
+        ge=0,
+        le=10,
+        description="The paper's epsilon: how far, relative to themselves, weights and biases of a "
+        "channel are perturbed.",
+    )
+    clean_weight: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="The paper's alpha: the weight of the loss without a perturbation; the loss "
+        "with it has the rest.",
+    )
+    threshold: float = Field(
+        default=0.2, ge=0, le=1, description="Channels with a mask below are taken away."
+    )
+    max_accuracy_drop: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="A guard that the paper has not: fewer channels go where the accuracy on a "
+        "tenth of the clean images would fall by more than this share. 1: none.",
+    )
+
+
+class ClpConfig(_Method):
+    """Channel Lipschitz pruning: channels that react far more strongly than the others of their
+    layer are taken away. Looks at the weights alone; the clean images are only measured on.
+
+    ECCV 2022, arXiv 2208.03111. For networks of convolutions.
+    """
+
+    name: Literal["clp"] = "clp"
+    preset: Literal[Preset.PAPER] = Field(
+        default=Preset.PAPER, description="The settings of the published result."
+    )
+    deviations: float = Field(
+        default=3.0,
+        ge=0,
+        le=100,
+        description="The paper's u: a channel goes when its bound lies more than this many "
+        "standard deviations above the mean of its layer. The paper has 3 for CIFAR-10 and 5 for "
+        "Tiny ImageNet.",
+    )
+
+
+MethodConfig = Annotated[
+    FinetuneConfig | NadConfig | ArgdConfig | AnpConfig | ClpConfig,
+    Field(discriminator="name"),
+]
 
 _FAST: Mapping[str, Any] = {
     # Most of the published epochs at the two lower rates change little: benchmarks/engine_speed.py
@@ -269,6 +343,8 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("finetune", Preset.PAPER): {},
     ("nad", Preset.PAPER): {},
     ("argd", Preset.PAPER): {},
+    ("anp", Preset.PAPER): {"mask_training": _MASK_TRAINING},
+    ("clp", Preset.PAPER): {},
     ("finetune", Preset.FAST): {"training": _FAST},
     ("nad", Preset.FAST): {"teacher": _FAST, "student": _FAST},
     ("argd", Preset.FAST): {"teacher": _FAST, "student": _FAST},

@@ -12,7 +12,9 @@ from sanitizer.events import Stage
 from sanitizer.report.model import Evaluation, Report
 from sanitizer.spec import (
     METHOD_ADAPTER,
+    AnpConfig,
     ArgdConfig,
+    ClpConfig,
     FinetuneConfig,
     MethodConfig,
     NadConfig,
@@ -32,6 +34,12 @@ NAD_PASSES = 4.0
 """And the teacher's forward pass."""
 ARGD_PASSES = 4.5
 """And the graphs, by measurement."""
+ANP_MASKING_PASSES = 6.0
+"""Three forward passes, each with a backward pass that needs gradients of inputs alone."""
+ANP_PRUNING_PASSES = 0.5
+"""A tenth of the images before and after, and a few times more where the guard holds it back."""
+CLP_PASSES = 0.01
+"""One image goes through the network; the rest is a decomposition of each kernel."""
 
 AROUND = frozenset({Stage.LOAD, Stage.BASELINE, Stage.EVALUATE, Stage.WRITE})
 """The stages that every run has; what lies between is the method's."""
@@ -204,6 +212,13 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
                 _work(Stage.TEACHER, method.teacher, images, FINETUNING_PASSES),
                 _work(Stage.DISTIL, method.student, images, passes),
             )
+        case AnpConfig():
+            return (
+                _work(Stage.MASK, method.mask_training, images, ANP_MASKING_PASSES),
+                changing_work(Stage.PRUNE, images, ANP_PRUNING_PASSES),
+            )
+        case ClpConfig():
+            return (changing_work(Stage.PRUNE, images, CLP_PASSES),)
 
 
 def changing_work(stage: Stage, images: int, passes: float) -> TrainingWork:

@@ -7,17 +7,34 @@ from typing import Literal
 import torch
 from torch import nn
 
-from sanitizer.cost.workload import ARGD_PASSES, FINETUNING_PASSES, NAD_PASSES
+from sanitizer.cost.workload import (
+    ANP_MASKING_PASSES,
+    ANP_PRUNING_PASSES,
+    ARGD_PASSES,
+    CLP_PASSES,
+    FINETUNING_PASSES,
+    NAD_PASSES,
+)
 from sanitizer.data.image_set import ImageSet
 from sanitizer.events import Stage
+from sanitizer.methods.anp import AnpStep, carried_masks, leave_masks, prune_by_masks
 from sanitizer.methods.argd.step import ArgdStep
+from sanitizer.methods.clp import prune_by_lipschitz_bound
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
-from sanitizer.spec import ArgdConfig, FinetuneConfig, MethodConfig, NadConfig, Training
+from sanitizer.spec import (
+    AnpConfig,
+    ArgdConfig,
+    ClpConfig,
+    FinetuneConfig,
+    MethodConfig,
+    NadConfig,
+    Training,
+)
 
 Role = Literal["student", "teacher"]
 
@@ -55,6 +72,7 @@ class TrainingStage:
             What the step trains may be another network, made of the bench's.
         relative_cost: Work per image, in forward passes: for the progress bar and the estimate.
         finish: Called once trained, where the bench's network must take over what was.
+        subject: What is trained, for people; none: the network, by its role.
     """
 
     stage: Stage
@@ -63,6 +81,7 @@ class TrainingStage:
     make_step: Callable[[Bench], Step]
     relative_cost: float
     finish: Callable[[Bench, Step], None] = lambda _bench, _step: None
+    subject: str | None = None
 
     @property
     def passes(self) -> float:
@@ -125,6 +144,47 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     config.student,
                     lambda bench: _argd_step(bench, config),
                     relative_cost=ARGD_PASSES,
+                ),
+            )
+        case AnpConfig():
+            return (
+                TrainingStage(
+                    Stage.MASK,
+                    # It carries the masks: the student has to stay what it is until it is pruned.
+                    "teacher",
+                    config.mask_training,
+                    lambda bench: AnpStep(
+                        bench.teacher, config, bench.seed, bench.precision, bench.group
+                    ),
+                    relative_cost=ANP_MASKING_PASSES,
+                    finish=lambda bench, step: leave_masks(bench.teacher, step),
+                    subject="masks",
+                ),
+                ChangingStage(
+                    Stage.PRUNE,
+                    "student",
+                    "Pruning the channels that the masks close.",
+                    lambda bench, images, tell: prune_by_masks(
+                        bench.student,
+                        carried_masks(bench.teacher),
+                        images,
+                        tell,
+                        config,
+                        bench.seed,
+                    ),
+                    passes=ANP_PRUNING_PASSES,
+                ),
+            )
+        case ClpConfig():
+            return (
+                ChangingStage(
+                    Stage.PRUNE,
+                    "student",
+                    "Pruning the channels with an outstanding Lipschitz bound.",
+                    lambda bench, images, _tell: prune_by_lipschitz_bound(
+                        bench.student, images.shape, config.deviations
+                    ),
+                    passes=CLP_PASSES,
                 ),
             )
 

@@ -37,8 +37,13 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
             {"name": "argd", "teacher": QUICK_TRAINING, "student": QUICK_TRAINING},
             ["teacher", "distil"],
         ),
+        (
+            {"name": "anp", "mask_training": QUICK_TRAINING, "threshold": 1},
+            ["mask", "prune"],
+        ),
+        ({"name": "clp", "deviations": 1}, ["prune"]),
     ],
-    ids=["finetune", "nad", "argd"],
+    ids=["finetune", "nad", "argd", "anp", "clp"],
 )
 def test_each_method_goes_through_its_stages_and_leaves_model_report_and_pictures(
     tmp_path: Path, method: dict[str, Any], stages: list[str]
@@ -67,11 +72,17 @@ def test_each_method_goes_through_its_stages_and_leaves_model_report_and_picture
     assert report.evaluation_data.images == 200
     assert report.output.sha256 != report.input.sha256
     for stage in report.stages:
-        assert len(stage.epochs) == (2 if stage.stage in stages else 0)
+        trains = stage.stage in stages and stage.stage != "prune"
+        assert len(stage.epochs) == (2 if trains else 0)
     epochs = [event for event in events if isinstance(event, MetricEvent) and event.epoch]
-    assert {"loss", "train_accuracy", "accuracy", "asr.corner", "ra.corner"} <= set(
-        epochs[0].values
-    )
+    for epoch in epochs:
+        assert {"loss", "train_accuracy", "accuracy", "asr.corner", "ra.corner"} <= set(
+            epoch.values
+        )
+    pruned = [event for event in events if isinstance(event, MetricEvent) if event.stage == "prune"]
+    for event in pruned:
+        assert 0 < event.values["pruned_channels"] < event.values["channels"]
+    assert len(pruned) == stages.count("prune")
 
 
 def test_the_result_has_the_keys_of_the_upload_and_nothing_else(tmp_path: Path) -> None:

@@ -3,12 +3,22 @@ import pytest
 from sanitizer.cost.workload import CHANGING_BATCH, Measured, Spent, Workload, training_work
 from sanitizer.methods.plan import TrainingStage, plan
 from sanitizer.report.model import Report
-from sanitizer.spec import METHOD_ADAPTER, ArgdConfig, FinetuneConfig, MethodConfig, NadConfig
+from sanitizer.spec import (
+    METHOD_ADAPTER,
+    AnpConfig,
+    ArgdConfig,
+    ClpConfig,
+    FinetuneConfig,
+    MethodConfig,
+    NadConfig,
+)
 from tests.reports import make_cost, make_report
 
 
 @pytest.mark.parametrize(
-    "method", [FinetuneConfig(), NadConfig(), ArgdConfig()], ids=lambda method: method.name
+    "method",
+    [FinetuneConfig(), NadConfig(), ArgdConfig(), AnpConfig(), ClpConfig()],
+    ids=lambda method: method.name,
 )
 def test_stages_of_a_method_are_those_that_it_runs(method: MethodConfig) -> None:
     expected = [
@@ -30,7 +40,7 @@ def test_every_method_is_compared_with_what_it_runs() -> None:
         for choice in METHOD_ADAPTER.json_schema()["$defs"].values()
         if "name" in choice.get("properties", {})
     }
-    assert names == {"finetune", "nad", "argd"}
+    assert names == {"finetune", "nad", "argd", "anp", "clp"}
 
 
 def test_last_smaller_batch_is_a_step_too() -> None:

@@ -32,7 +32,7 @@ TRAINING = {
     "crop_padding": 1,
     "cutout_size": 2,
 }
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "finetune": {"name": "finetune", "training": TRAINING},
     "nad": {"name": "nad", "teacher": TRAINING, "student": TRAINING},
     "argd": {"name": "argd", "teacher": TRAINING, "student": TRAINING},
@@ -42,6 +42,7 @@ METHODS = {
         "student": TRAINING,
         "projections": "trained",
     },
+    "anp": {"name": "anp", "mask_training": TRAINING, "threshold": 0.9},
 }
 
 

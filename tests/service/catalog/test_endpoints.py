@@ -11,13 +11,14 @@ from tests.service.problem_documents import code_and_pointers
 def test_methods_come_with_schema_and_defaults_that_make_a_request(client: httpx.Client) -> None:
     body = client.get("/v1/methods").json()
     assert (body["object"], body["has_more"], body["next_cursor"]) == ("list", False, None)
-    assert [method["name"] for method in body["data"]] == ["finetune", "nad", "argd"]
+    names = ["finetune", "nad", "argd", "anp", "clp"]
+    assert [method["name"] for method in body["data"]] == names
     for method, entry in zip(body["data"], METHODS, strict=True):
         assert method == {
             "object": "method",
             "name": entry.name,
             "description": entry.description,
-            "presets": ["paper", "fast"],
+            "presets": list(entry.presets),
             "defaults": method["defaults"],
             "json_schema": entry.json_schema(),
         }

@@ -1,0 +1,64 @@
+"""The clean images by which a method chooses, and what a network gets right of them.
+
+Nothing here knows of triggers: `sanitizer.evaluation` does, and no method may look there.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sanitizer.cost.workload import CHANGING_BATCH
+from sanitizer.data.image_set import ImageSet
+from sanitizer.data.splits import hold_out
+from sanitizer.randomness import derive_seed
+
+HELDOUT_SHARE = 0.1
+HELDOUT_IMAGES = 1000
+"""At most, about: of so many the accuracy is known to 3 points at worst, and each look costs."""
+BATCH_VALUES = CHANGING_BATCH * 3 * 96 * 96
+"""Larger images go through in smaller batches."""
+
+Tell = Callable[[int], None]
+"""Called with how many images went through a network since the last call."""
+
+
+def hold_out_clean(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
+    """A tenth of the clean images, class by class, kept apart to choose by.
+
+    Args:
+        seed: Of the run.
+
+    Returns:
+        The others, and those held out.
+
+    Raises:
+        NotEnoughImages: No class has two images.
+    """
+    share = min(HELDOUT_SHARE, HELDOUT_IMAGES / len(images)) if len(images) else HELDOUT_SHARE
+    kept, held = hold_out(images.labels, share, derive_seed(seed, "heldout"))
+    return images.subset(kept), images.subset(held)
+
+
+@torch.no_grad()
+def count_right(network: nn.Module, images: ImageSet, tell: Tell) -> int:
+    """How many images a network classifies right. It is put into eval mode."""
+    network.eval()
+    right = torch.zeros((), dtype=torch.int64)
+    for batch, labels in batches_for(network, images):
+        right += (network(batch).argmax(dim=1).cpu() == labels).sum()
+        tell(len(labels))
+    return int(right)
+
+
+def batches_for(network: nn.Module, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images in order, in [0, 1], as the network's weights are; labels int64, on the CPU."""
+    weight = next(network.parameters())
+    size = max(1, min(CHANGING_BATCH, BATCH_VALUES // math.prod(images.shape)))
+    for start in range(0, len(images), size):
+        places = np.arange(start, min(start + size, len(images)))
+        pixels = torch.from_numpy(images.read(places)).to(weight.device)
+        labels = torch.from_numpy(images.labels[places])
+        yield pixels.to(weight.dtype).div_(255), labels
