@@ -1,4 +1,5 @@
 import io
+from collections.abc import Sequence
 from copy import deepcopy
 
 import pytest
@@ -14,7 +15,7 @@ from sanitizer.methods.attention import attention_map
 from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, TrainingStage, plan
 from sanitizer.networks.registry import build_network
-from sanitizer.networks.taps import find_taps, tapped
+from sanitizer.networks.taps import TapPoint, find_taps, tapped
 from sanitizer.randomness import make_generator
 from sanitizer.spec import ArgdConfig, Phase, Training
 from tests.sanitizer.builders import digits
@@ -145,8 +146,8 @@ def test_only_the_chosen_taps_are_nodes() -> None:
 
 
 @torch.no_grad()
-def maps_of(network: nn.Module, taps: list[object], images: Tensor) -> list[Tensor]:
-    with tapped(network, taps) as found:  # type: ignore[arg-type]  # tap points
+def maps_of(network: nn.Module, taps: Sequence[TapPoint], images: Tensor) -> list[Tensor]:
+    with tapped(network, taps) as found:
         network(images)
         return [attention_map(features) for features in found.take()]
 
