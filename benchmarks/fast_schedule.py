@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.engine_speed import run_child
-from sanitizer.report.model import Report
+from benchmarks.runs import run, training_seconds
 
 CANDIDATES: Mapping[str, tuple[Sequence[float], Sequence[float], int]] = {
     "paper": ((0.1,) * 3 + (0.01,) * 3 + (0.001,) * 4,) * 2 + (64,),
@@ -39,39 +38,29 @@ CANDIDATES: Mapping[str, tuple[Sequence[float], Sequence[float], int]] = {
 """Learning rates of teacher and student, epoch by epoch, and the batch size."""
 
 
-def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
+def run_candidate(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
     """One job: held-out accuracy, and the seconds of its epochs."""
-    folder = options.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-    report_path = folder / "out" / "report.json"
-    if not report_path.is_file():
-        data = options.shared / "data"
-        teacher, student, batch_size = CANDIDATES[name]
-        spec = {
-            "model": {"path": str(data / "models" / "argd-gridtrigger-wrn-16-1.pth.tar")},
-            "clean_data": {
-                "path": str(data / "cifar10" / "train.parquet"),
-                "images": 5000,
-                "seed": seed,
-            },
-            "holdout": 0.5,
-            "method": {
-                "name": "argd",
-                "teacher": training(teacher, batch_size),
-                "student": training(student, batch_size),
-            },
+    data = options.shared / "data"
+    teacher, student, batch_size = CANDIDATES[name]
+    spec = {
+        "model": {"path": str(data / "models" / "argd-gridtrigger-wrn-16-1.pth.tar")},
+        "clean_data": {
+            "path": str(data / "cifar10" / "train.parquet"),
+            "images": 5000,
             "seed": seed,
-            "threads": options.threads,
-            "curve_images": 0,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "spec.json").write_text(json.dumps(spec))
-        command = [sys.executable, "-m", "sanitizer", "run", str(folder / "spec.json")]
-        run_child(command + ["--out", str(folder / "out")], folder)
-    report = Report.model_validate_json(report_path.read_bytes())
-    return {
-        "accuracy": report.after.accuracy.value,
-        "seconds": sum(e.values["seconds"] for stage in report.stages for e in stage.epochs),
+        },
+        "holdout": 0.5,
+        "method": {
+            "name": "argd",
+            "teacher": training(teacher, batch_size),
+            "student": training(student, batch_size),
+        },
+        "seed": seed,
+        "curve_images": 0,
     }
+    folder = options.out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    report = run(spec, folder, threads=options.threads)
+    return {"accuracy": report.after.accuracy.value, "seconds": training_seconds(report)}
 
 
 def training(rates: Sequence[float], batch_size: int) -> dict[str, Any]:
@@ -92,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for seed in options.seeds:
         for name in CANDIDATES:
-            result = run(options, name, seed)
+            result = run_candidate(options, name, seed)
             rows.append({"name": name, "seed": seed, **result})
             sys.stderr.write(
                 f"{name}, seed {seed}: {result['accuracy']:.2%}, {result['seconds']:.0f} s\n"

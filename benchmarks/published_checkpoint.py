@@ -10,12 +10,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.runs import run, training_seconds
 from sanitizer.report.model import Evaluation, Report
 
 METHODS = ("finetune", "nad", "argd")
@@ -29,37 +29,23 @@ PROBE = {
 }
 
 
-def run(shared: Path, out: Path, method: str, seed: int, threads: int) -> Report:
+def run_method(options: argparse.Namespace, method: str, seed: int) -> Report:
     """The report of one run, made if it is not there."""
-    folder = out / f"{method}-{seed}"
-    report = folder / "report.json"
-    if not report.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        data = shared / "data"
-        spec = {
-            "model": {"path": str(data / "models" / "argd-gridtrigger-wrn-16-1.pth.tar")},
-            "clean_data": {
-                "path": str(data / "cifar10" / "train.parquet"),
-                "images": 2500,
-                "seed": seed,
-            },
-            "evaluation_data": {"path": str(data / "cifar10" / "test.parquet")},
-            "method": {"name": method, "preset": "paper"},
-            "probes": [PROBE],
+    data = options.shared / "data"
+    spec = {
+        "model": {"path": str(data / "models" / "argd-gridtrigger-wrn-16-1.pth.tar")},
+        "clean_data": {
+            "path": str(data / "cifar10" / "train.parquet"),
+            "images": 2500,
             "seed": seed,
-            "threads": threads,
-            "curve_images": 0,
-        }
-        (folder / "spec.json").write_text(json.dumps(spec))
-        with (folder / "events.jsonl").open("w") as events:
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", "sanitizer", "run", str(folder / "spec.json")]
-                + ["--out", str(folder)],
-                stdout=events,
-            )
-        if done.returncode not in (0, 1):
-            raise SystemExit(f"{method}, seed {seed}, failed; see {folder / 'events.jsonl'}")
-    return Report.model_validate_json(report.read_bytes())
+        },
+        "evaluation_data": {"path": str(data / "cifar10" / "test.parquet")},
+        "method": {"name": method, "preset": "paper"},
+        "probes": [PROBE],
+        "seed": seed,
+        "curve_images": 0,
+    }
+    return run(spec, options.out / f"{method}-{seed}", threads=options.threads)
 
 
 def figures(evaluation: Evaluation) -> dict[str, float]:
@@ -67,11 +53,6 @@ def figures(evaluation: Evaluation) -> dict[str, float]:
     probe = evaluation.probes[0]
     shares = {"acc": evaluation.accuracy, "asr": probe.asr, "ra": probe.ra}
     return {name: 100 * share.value for name, share in shares.items()}
-
-
-def training_seconds(report: Report) -> float:
-    """Seconds of all epochs, without loading and measuring."""
-    return sum(epoch.values["seconds"] for stage in report.stages for epoch in stage.epochs)
 
 
 def row(name: str, values: dict[str, float], note: str) -> str:
@@ -92,10 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = "| | ACC % | ASR % | RA % | seconds of training |\n|---|---|---|---|---|\n"
     results: list[dict[str, Any]] = []
     for method in options.methods:
-        reports = [
-            run(options.shared, options.out, method, seed, options.threads)
-            for seed in range(options.seeds)
-        ]
+        reports = [run_method(options, method, seed) for seed in range(options.seeds)]
         after = [figures(report.after) for report in reports]
         mean = {name: statistics.mean(values[name] for values in after) for name in after[0]}
         seconds = statistics.mean(training_seconds(report) for report in reports)

@@ -112,7 +112,7 @@ class _Loader:
             )
             for probe in spec.probes
         )
-        self._check_node_weights(len(suspect.taps))
+        self._check_taps(len(suspect.taps))
         clean_source = self._open(spec.clean_data, suspect, "clean data")
         indices = draw(clean_source.labels, spec.clean_data.images, spec.clean_data.seed)
         check_every_class(
@@ -215,13 +215,22 @@ class _Loader:
             )
         return image_set
 
-    def _check_node_weights(self, taps: int) -> None:
-        given = getattr(self.spec.method, "node_weights", None)
-        if given is not None and len(given) != taps:
+    def _check_taps(self, taps: int) -> None:
+        method = self.spec.method
+        chosen = getattr(method, "taps", None)
+        if chosen is not None and max(chosen) >= taps:
             raise InvalidSpec(
-                f"method.node_weights has {len(given)} values, the model has {taps} taps. Give one "
-                "value per tap, or leave them out.",
+                f"method.taps names tap {max(chosen)}; the model has {taps}, 0 to {taps - 1}.",
                 taps=taps,
+            )
+        nodes = taps if chosen is None else len(chosen)
+        given = getattr(method, "node_weights", None)
+        if given is not None and len(given) != nodes:
+            whose = f"the model has {taps} taps" if chosen is None else f"method.taps {nodes}"
+            raise InvalidSpec(
+                f"method.node_weights has {len(given)} values, {whose}. Give one "
+                "value per tap, or leave them out.",
+                taps=nodes,
             )
 
     def _warn_of_overlap(self, clean: Digests, evaluation: Digests) -> None:

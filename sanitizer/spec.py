@@ -225,6 +225,31 @@ class ArgdConfig(_Method):
     edge_weight: float = Field(default=1.0, ge=0)
     embedding_weight: float = Field(default=1.0, ge=0)
     embedding_dim: int = Field(default=128, ge=1, le=4096)
+    taps: (
+        Annotated[
+            tuple[Annotated[int, Field(ge=0, le=1000)], ...], Field(min_length=1, max_length=32)
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Which of the model's taps are the nodes, by their place in the forward pass "
+        "from 0. Null: all.",
+    )
+    projections: Literal["random", "trained"] = Field(
+        default="random",
+        description="Of the embedding. `random`: as drawn, never changed, as in the authors' "
+        "code. `trained`: with the student, as the paper's text reads.",
+    )
+    student_from: Literal["suspect", "teacher"] = Field(
+        default="suspect", description="Which model's weights the student starts with."
+    )
+
+    @field_validator("taps")
+    @classmethod
+    def _each_once(cls, taps: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if taps is not None and len(set(taps)) != len(taps):
+            raise ValueError("taps must be different from each other")
+        return taps
 
 
 class FinePruningConfig(_Method):

@@ -35,6 +35,7 @@ class DistillationStep(Step):
         group: Group = ALONE,
     ) -> None:
         super().__init__(student, precision, group)
+        self.student = student
         self.teacher = FrozenTeacher(teacher, precision)
         self.points = tuple(points)
         self._student_taps: Taps | None = None
@@ -44,7 +45,7 @@ class DistillationStep(Step):
     def attached(self) -> Iterator[None]:
         """Taps both networks; no hook outlives the block."""
         with (
-            tapped(self.network, self.points) as self._student_taps,
+            tapped(self.student, self.points) as self._student_taps,
             tapped(self.teacher.network, self.points) as self._teacher_taps,
         ):
             try:

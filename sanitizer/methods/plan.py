@@ -145,15 +145,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     Stage.DISTIL,
                     "student",
                     config.student,
-                    lambda bench: ArgdStep(
-                        bench.student,
-                        bench.teacher,
-                        bench.taps,
-                        config,
-                        make_generator(bench.seed, Stage.DISTIL, "projections"),
-                        bench.precision,
-                        bench.group,
-                    ),
+                    lambda bench: _argd_step(bench, config),
                     relative_cost=ARGD_PASSES,
                 ),
             )
@@ -217,6 +209,20 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     passes=CLP_PASSES,
                 ),
             )
+
+
+def _argd_step(bench: Bench, config: ArgdConfig) -> ArgdStep:
+    if config.student_from == "teacher":
+        bench.student.load_state_dict(bench.teacher.state_dict())
+    return ArgdStep(
+        bench.student,
+        bench.teacher,
+        bench.taps,
+        config,
+        make_generator(bench.seed, Stage.DISTIL, "projections"),
+        bench.precision,
+        bench.group,
+    )
 
 
 def _finetuning(stage: Stage, trains: Role, training: Training) -> TrainingStage:

@@ -199,8 +199,18 @@ def test_without_a_probe_the_verdict_is_undecided(tmp_path: Path) -> None:
             InvalidSpec,
             "node_weights has 2 values, the model has 3 taps",
         ),
+        (
+            {"method": {"name": "argd", "taps": [0, 3]}},
+            InvalidSpec,
+            "names tap 3; the model has 3, 0 to 2",
+        ),
+        (
+            {"method": {"name": "argd", "taps": [0, 2], "node_weights": [1, 2, 3]}},
+            InvalidSpec,
+            r"node_weights has 3 values, method\.taps 2",
+        ),
     ],
-    ids=["probe outside", "node weights"],
+    ids=["probe outside", "node weights", "no such tap", "node weights of chosen taps"],
 )
 def test_what_only_the_model_can_tell_is_refused_before_training(
     tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str

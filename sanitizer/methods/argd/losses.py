@@ -41,14 +41,16 @@ def edge_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 class RelationEmbedding(nn.Module):
     """How strongly each teacher node relates to each student node, by queries and keys.
 
-    The projections are random and never trained, as in the authors' code, whose optimizer holds the
-    student alone. Batch normalisation uses the statistics of the batch, always.
+    The projections are random, and not trained unless that is asked for: the optimizer of the
+    authors' code holds the student alone. Batch normalisation uses the statistics of the batch,
+    always.
 
     Args:
         teacher_nodes: T.
         student_nodes: S.
         dim: d, of queries and keys.
         generator: Where the projections come from.
+        trained: Whether they are parameters, and not buffers.
     """
 
     query_weight: Tensor
@@ -67,7 +69,13 @@ class RelationEmbedding(nn.Module):
     student_position: Tensor
 
     def __init__(
-        self, teacher_nodes: int, student_nodes: int, dim: int, generator: torch.Generator
+        self,
+        teacher_nodes: int,
+        student_nodes: int,
+        dim: int,
+        generator: torch.Generator,
+        *,
+        trained: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -80,7 +88,7 @@ class RelationEmbedding(nn.Module):
         def xavier(rows: int) -> Tensor:
             return torch.randn(rows, dim, generator=generator) * sqrt(2 / (rows + dim))
 
-        buffers = {
+        projections = {
             "query_weight": uniform(teacher_nodes, dim, fan_in=1),
             "query_bias": uniform(teacher_nodes, dim, fan_in=1),
             "query_scale": torch.ones(teacher_nodes, dim),
@@ -96,8 +104,11 @@ class RelationEmbedding(nn.Module):
             "teacher_position": xavier(teacher_nodes),
             "student_position": xavier(student_nodes),
         }
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
+        for name, value in projections.items():
+            if trained:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value)
 
     def attention(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """The weight of each student node for each teacher node.

@@ -29,14 +29,22 @@ class ArgdStep(DistillationStep):
         precision: torch.dtype = torch.float32,
         group: Group = ALONE,
     ) -> None:
-        super().__init__(student, teacher, points, precision, group)
+        super().__init__(student, teacher, chosen(points, config.taps), precision, group)
         taps = len(self.points)
         self.config = config
         self.node_weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, taps)
         like = next(student.parameters())
-        self.embedding = RelationEmbedding(taps, taps, config.embedding_dim, generator).to(
-            like.device, torch.promote_types(like.dtype, torch.float32)
-        )
+        trained = config.projections == "trained"
+        self.embedding = RelationEmbedding(
+            taps, taps, config.embedding_dim, generator, trained=trained
+        ).to(like.device, torch.promote_types(like.dtype, torch.float32))
+        if trained and config.embedding_weight:
+            self.network = _WithProjections(student, self.embedding)
+            for parameter in self.embedding.parameters():
+                # Everybody has their whole gradient, and the loop adds up what everybody has.
+                parameter.register_hook(  # type: ignore[no-untyped-call]  # torch's own
+                    lambda gradient: gradient / group.size
+                )
 
     def align(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Mapping[str, Tensor]:
         losses = {"node": node_loss(student, teacher, self.node_weights)}
@@ -47,3 +55,34 @@ class ArgdStep(DistillationStep):
                 self.config.embedding_weight * self.embedding(student, teacher).sum()
             )
         return losses
+
+
+class _WithProjections(nn.Module):
+    """The student, with the projections as further parameters to train."""
+
+    def __init__(self, student: nn.Module, embedding: RelationEmbedding) -> None:
+        super().__init__()
+        self.student = student
+        self.embedding = embedding
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes], of the student."""
+        logits: Tensor = self.student(images)
+        return logits
+
+
+def chosen(points: Sequence[TapPoint], indices: Sequence[int] | None) -> tuple[TapPoint, ...]:
+    """The taps of a request, in their own order.
+
+    Args:
+        points: All that the network has.
+        indices: Which of them, from 0; None: all.
+
+    Raises:
+        ValueError: There is no such tap.
+    """
+    if indices is None:
+        return tuple(points)
+    if max(indices) >= len(points):
+        raise ValueError(f"expected taps below {len(points)}, got {max(indices)}")
+    return tuple(points[index] for index in sorted(indices))

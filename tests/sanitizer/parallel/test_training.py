@@ -36,6 +36,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "finetune": {"name": "finetune", "training": TRAINING},
     "nad": {"name": "nad", "teacher": TRAINING, "student": TRAINING},
     "argd": {"name": "argd", "teacher": TRAINING, "student": TRAINING},
+    "argd, trained projections": {
+        "name": "argd",
+        "teacher": TRAINING,
+        "student": TRAINING,
+        "projections": "trained",
+    },
     "fine_pruning": {"name": "fine_pruning", "training": TRAINING},
     "anp": {"name": "anp", "mask_training": TRAINING, "threshold": 0.9},
 }

@@ -1,0 +1,326 @@
+"""Victims by variants of methods by seeds: what benchmarks of many runs have in common.
+
+Figures of finished runs are kept in one JSON file, by a key of all that decides them: a run that is
+there is not repeated. A run that was killed goes on from its checkpoint.
+
+Runs take turns over all cores, a thread each: on so small a network that does more in an hour than
+one run at a time with many threads. Seconds are those of a run beside others.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+
+from benchmarks.runs import run, training_seconds
+from sanitizer.report.model import Evaluation, Report
+from sanitizer.spec import METHOD_ADAPTER
+
+TWIN = "clean"
+IMAGES = 2500
+"""5% of CIFAR-10's training images."""
+
+T_975: Mapping[int, float] = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}
+"""Quantiles of Student's t distribution by degrees of freedom; beyond, the normal's."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        variant: What the table calls the method with these settings.
+        method: As a request has it.
+    """
+
+    victim: str
+    variant: str
+    method: Mapping[str, Any]
+    images: int
+    seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting of the method, as the run has it."""
+        return METHOD_ADAPTER.validate_python(self.method).model_dump(mode="json")
+
+
+class Grid:
+    """Victims, the figures that are there, and how more of them are made.
+
+    Args:
+        options: Parsed from what `add_options` added.
+        name: Of the JSON file in the folder of results.
+
+    Raises:
+        SystemExit: There are no victims, or not those that were asked for.
+    """
+
+    def __init__(self, options: argparse.Namespace, name: str) -> None:
+        manifest = options.victims / "manifest.json"
+        if not manifest.is_file():
+            raise SystemExit(f"{manifest} is not there; `python -m benchmarks.victims` makes it.")
+        self.options = options
+        self.victims: dict[str, Any] = json.loads(manifest.read_text())["victims"]
+        asked = options.attacks or list(self.victims)
+        unknown = sorted(set(asked) - self.victims.keys())
+        if unknown:
+            there = ", ".join(self.victims)
+            raise SystemExit(f"No victim {', '.join(unknown)}; there are {there}.")
+        self.chosen = [victim for victim in self.victims if victim in asked]
+        self._name = name
+        self._path: Path = options.results / f"{name}.json"
+        content = json.loads(self._path.read_text()) if self._path.is_file() else {"runs": {}}
+        current = {victim["sha256"] for victim in self.victims.values()}
+        # Of no use to anybody are runs of victims that have been trained anew since.
+        self._runs: dict[str, Any] = {
+            key: kept
+            for key, kept in content["runs"].items()
+            if json.loads(key)["victim"] in current
+        }
+
+    def results(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """What is there of these, in their order; each says which variant it is."""
+        keys = [(self._key(cell), cell) for cell in cells]
+        return [
+            self._runs[key] | {"victim": cell.victim, "variant": cell.variant}
+            for key, cell in keys
+            if key in self._runs
+        ]
+
+    def fill(self, cells: Sequence[Cell], renew: Callable[[], object]) -> None:
+        """Runs those that are missing, several at once.
+
+        Args:
+            renew: Called after each.
+        """
+        missing = {key: cell for cell in cells if (key := self._key(cell)) not in self._runs}
+        begun, done = monotonic(), 0
+        with ThreadPoolExecutor(self.options.at_once) as pool:
+            waiting: dict[Future[Report], str] = {
+                pool.submit(
+                    run, self._spec(missing[key]), self._folder(missing[key], key), threads=1
+                ): key
+                for key in missing
+            }
+            try:
+                while waiting:
+                    finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        key = waiting.pop(future)
+                        self._runs[key] = record(missing[key], future.result())
+                        done += 1
+                        left = (monotonic() - begun) / done * len(waiting)
+                        _tell(missing[key], self._runs[key], len(waiting), left)
+                        self._save()
+                        renew()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def probes(self, victim: str) -> list[dict[str, Any]]:
+        """The triggers that are measured: a victim's own, all of them on the clean twin."""
+        if victim == TWIN:
+            return [entry["probe"] for entry in self.victims.values() if entry["probe"]]
+        return [self.victims[victim]["probe"]]
+
+    def _key(self, cell: Cell) -> str:
+        parts = {
+            "victim": self.victims[cell.victim]["sha256"],
+            "probes": [probe["name"] for probe in self.probes(cell.victim)],
+            "method": cell.settings(),
+            "images": cell.images,
+            "seed": cell.seed,
+        }
+        return json.dumps(parts, sort_keys=True)
+
+    def _folder(self, cell: Cell, key: str) -> Path:
+        # Other settings must not find the report of these.
+        short = hashlib.sha256(key.encode()).hexdigest()[:12]
+        folder: Path = self.options.work / f"{cell.victim}-{cell.images}-{cell.seed}-{short}"
+        return folder
+
+    def _spec(self, cell: Cell) -> dict[str, Any]:
+        data = self.options.shared / "data" / "cifar10"
+        return {
+            "model": {"path": str(self.options.victims / self.victims[cell.victim]["file"])},
+            "clean_data": {
+                "path": str(data / "train.parquet"),
+                "images": cell.images,
+                "seed": cell.seed,
+            },
+            "evaluation_data": {"path": str(data / "test.parquet")},
+            "method": cell.settings(),
+            "probes": self.probes(cell.victim),
+            "seed": cell.seed,
+            "device": self.options.device,
+            "curve_images": self.options.curve_images,
+        }
+
+    def _save(self) -> None:
+        self.options.results.mkdir(parents=True, exist_ok=True)
+        content = {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "runs": self._runs,
+        }
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.replace(self._path)
+
+
+def add_options(parser: argparse.ArgumentParser, work: str) -> None:
+    """Options that every such benchmark has."""
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--victims", type=Path, default=Path("benchmarks/victims"))
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--work", type=Path, default=Path(work))
+    parser.add_argument("--attacks", nargs="+", help="victims by name; all if left out")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--curve-images", type=int, default=0, help="measured after each epoch")
+    parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--cached", action="store_true", help="run nothing: print what is there")
+
+
+def measured(evaluation: Evaluation) -> dict[str, Any]:
+    """ACC, and ASR and RA by trigger, in per cent."""
+    return {
+        "acc": 100 * evaluation.accuracy.value,
+        "asr": {probe.name: 100 * probe.asr.value for probe in evaluation.probes},
+        "ra": {probe.name: 100 * probe.ra.value for probe in evaluation.probes},
+    }
+
+
+def record(cell: Cell, report: Report) -> dict[str, Any]:
+    """What is kept of a run."""
+    return {
+        "method": cell.method["name"],
+        "images": cell.images,
+        "seed": cell.seed,
+        "before": measured(report.before),
+        "after": measured(report.after),
+        "der": {name: 100 * value for name, value in report.der.items()},
+        "training_seconds": round(training_seconds(report), 2),
+        "seconds": round(report.seconds, 2),
+        "curve": [
+            {"stage": stage.stage, "epoch": epoch.epoch}
+            | {k: v for k, v in epoch.values.items() if k == "accuracy" or k[:4] in ("asr.", "ra.")}
+            for stage in report.stages
+            for epoch in stage.epochs
+        ],
+        "precision": report.precision,
+        "device": report.cost.processor if report.cost else report.device,
+        "versions": report.versions,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _tell(cell: Cell, kept: Mapping[str, Any], left: int, seconds: float) -> None:
+    after = kept["after"]
+    asr = statistics.mean(after["asr"].values() or [math.nan])
+    sys.stderr.write(
+        f"{cell.victim}, {cell.variant}, {cell.images} images, seed {cell.seed}: "
+        f"ACC {after['acc']:.2f}, ASR {asr:.2f}; {left} left, about {seconds / 60:.0f} min\n"
+    )
+    sys.stderr.flush()
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with the half width of its 95% interval (Student's t); one value has none."""
+
+    value: float
+    reach: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        """Of at least one value."""
+        if len(values) == 1:
+            return cls(values[0], None)
+        spread = statistics.stdev(values) / math.sqrt(len(values))
+        return cls(statistics.mean(values), spread * T_975.get(len(values) - 1, 1.96))
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + ("" if self.reach is None else f" ± {self.reach:.2f}")
+
+
+def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds, in the order of `results`; on the clean twin the mean over triggers."""
+    found: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for result in results:
+        which = (result["victim"], result["variant"], result["images"])
+        found.setdefault(which, []).append(result)
+
+    def of(result: Mapping[str, Any], figure: str, when: str) -> float:
+        return float(statistics.mean(result[when][figure].values() or [math.nan]))
+
+    return [
+        {
+            "victim": victim,
+            "variant": variant,
+            "images": images,
+            "seeds": len(runs),
+            "before": (runs[0]["before"]["acc"], of(runs[0], "asr", "before")),
+            "acc": Mean.of([result["after"]["acc"] for result in runs]),
+            "asr": Mean.of([of(result, "asr", "after") for result in runs]),
+            "ra": Mean.of([of(result, "ra", "after") for result in runs]),
+            "der": Mean.of([statistics.mean(result["der"].values()) for result in runs]),
+            "seconds": statistics.median(result["training_seconds"] for result in runs),
+        }
+        for (victim, variant, images), runs in found.items()
+    ]
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a block of lines per victim, the clean twin last."""
+    lines = [
+        "| victim | method | ACC % | ASR % | RA % | DER % | n | seconds |",
+        "|---" * 8 + "|",
+    ]
+    before = None
+    for row in sorted(rows(results), key=lambda row: order_of(row["victim"])):
+        if row["victim"] != before:
+            before = row["victim"]
+            acc, asr = row["before"]
+            lines.append(f"| **{before}** | as trained | {acc:.2f} | {asr:.2f} | | | | |")
+        lines.append(
+            f"| | {row['variant']} | {row['acc']} | {row['asr']} | {row['ra']} | {row['der']} "
+            f"| {row['seeds']} | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def order_of(victim: str) -> tuple[bool, str]:
+    """The clean twin comes last."""
+    return victim == TWIN, victim
+
+
+def origin(results: Sequence[Mapping[str, Any]]) -> str:
+    """Machines, versions and dates of runs, in one line."""
+    machines = sorted({f"{result['device']}, {result['precision']}" for result in results})
+    versions = sorted({f"torch {result['versions']['torch']}" for result in results})
+    dates = sorted({result["date"] for result in results})
+    return f"{'; '.join(machines)}; {', '.join(versions)}; {dates[0]} to {dates[-1]}."
+
+
+def missing_note(missing: int) -> str:
+    """What the document says as long as runs are missing."""
+    if not missing:
+        return ""
+    return f"\n**{missing} runs are still missing**; the command goes on with them.\n"

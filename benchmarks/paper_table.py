@@ -1,0 +1,89 @@
+"""Attacks by methods by seeds: what each defense leaves of accuracy and backdoor.
+
+    python -m benchmarks.paper_table
+
+Every cell is a job like any other: `python -m sanitizer run` on a victim of `benchmarks/victims`,
+with clean images drawn from CIFAR-10's training file, measured on its test file with the victim's
+own trigger. Nothing is chosen by these figures: methods run with their presets, and take the last
+epoch. The clean twin goes through every method too, measured with the trigger of every victim.
+
+Figures of finished runs stand in `docs/results/paper_table.json`; a run that is there, of the same
+victim (by hash) with the same settings, is not repeated, and a run that was killed goes on from its
+checkpoint. The table is renewed after every run.
+
+`benchmarks.grid` says how they run: several at once, a thread each.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.grid import IMAGES, Cell, Grid, add_options, missing_note, origin, table
+from sanitizer.catalog import METHODS
+
+FRACTIONS_OF = ("finetune", "nad", "argd")
+"""Methods that are also run with fewer clean images."""
+FEWER = (1000, 500)
+"""2% and 1% of CIFAR-10's training images; the table's 2,500 are 5%."""
+
+
+def cells(victims: Sequence[str], options: argparse.Namespace) -> Iterator[Cell]:
+    """All runs, those of the main table and of the first seed first."""
+    for images in (IMAGES, *FEWER):
+        for seed in range(options.seeds):
+            for victim in victims:
+                for method in options.methods:
+                    if images in options.images and (images == IMAGES or method in FRACTIONS_OF):
+                        request = {"name": method, "preset": "paper"}
+                        yield Cell(victim, method, request, images, seed)
+
+
+def page(results: Sequence[Mapping[str, Any]], command: str, missing: int) -> str:
+    """The whole document."""
+    sections = [
+        f"## {images:,} clean images ({images / 500:g}%)\n\n"
+        + table([result for result in results if result["images"] == images])
+        for images in sorted({result["images"] for result in results}, reverse=True)
+    ]
+    return (
+        "# Attacks by methods\n\n"
+        f"    {command}\n\n"
+        "WRN-16-1 on CIFAR-10, measured on its 10,000 test images. Means over seeds with 95% "
+        "intervals (Student's t);\nthe seed decides the draw of clean images and the training. "
+        "Each method runs with its preset `paper`,\nand nothing was chosen by these figures. ASR, "
+        "RA and DER are those of the victim's own trigger; on the clean\nmodel, means over all "
+        "triggers: its ASR is what a model without a backdoor makes of them.\nSeconds: of the "
+        "method alone, one thread, beside another run.\n\n"
+        f"{origin(results)}\n{missing_note(missing)}\n" + "\n".join(sections)
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs what is missing, prints the table and writes JSON and Markdown."""
+    names = [entry.name for entry in METHODS]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    add_options(parser, "var/paper_table")
+    parser.add_argument("--methods", nargs="+", choices=names, default=names)
+    parser.add_argument("--images", nargs="+", type=int, default=[IMAGES, *FEWER])
+    options = parser.parse_args(arguments)
+    grid = Grid(options, "paper_table")
+    wanted = list(cells(grid.chosen, options))
+    given = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["python -m benchmarks.paper_table", *given])
+
+    def renew() -> str:
+        results = grid.results(wanted)
+        if not results:
+            return "Nothing has been run yet.\n"
+        text = page(results, command, len(wanted) - len(results))
+        (options.results / "paper_table.md").write_text(text)
+        return text
+
+    if not options.cached:
+        grid.fill(wanted, renew)
+    sys.stdout.write(renew())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The table of attacks by methods: its statistics, and that it goes on where it stopped."""
+
+import argparse
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import paper_table
+from benchmarks.grid import Cell, Grid, Mean, add_options, order_of, rows
+from sanitizer.networks.registry import build_network
+from sanitizer.randomness import make_generator
+
+PROBE = {
+    "kind": "patch",
+    "name": "corner",
+    "target_class": 0,
+    "row": -3,
+    "column": -3,
+    "pixels": [[255, 0], [0, 255]],
+}
+
+
+def result(victim: str, seed: int, acc: float, asr: dict[str, float]) -> dict[str, Any]:
+    """What is kept of a run."""
+    return {
+        "victim": victim,
+        "method": "finetune",
+        "variant": "finetune",
+        "images": 2500,
+        "seed": seed,
+        "before": {"acc": 80.0, "asr": dict.fromkeys(asr, 100.0), "ra": dict.fromkeys(asr, 1.0)},
+        "after": {"acc": acc, "asr": asr, "ra": asr},
+        "der": asr,
+        "training_seconds": 10.0 * (seed + 1),
+        "seconds": 20.0,
+        "curve": [],
+        "device": "a processor",
+        "precision": "float32",
+        "versions": {"torch": "2"},
+        "date": "2026-11-26",
+    }
+
+
+def test_interval_of_three_values_is_students() -> None:
+    # Mean 2, standard deviation 1, and 4.303 is the 97.5% quantile with 2 degrees of freedom.
+    mean = Mean.of([1.0, 2.0, 3.0])
+    assert mean.value == 2
+    assert mean.reach == pytest.approx(4.303 / 3**0.5)
+    assert str(mean) == "2.00 ± 2.48"
+
+
+def test_one_value_has_no_interval() -> None:
+    assert str(Mean.of([3.14159])) == "3.14"
+
+
+def test_figures_are_means_over_seeds_and_on_the_clean_twin_over_triggers() -> None:
+    found = rows(
+        [
+            result("badnets", 0, 75.0, {"badnets": 4.0}),
+            result("badnets", 1, 77.0, {"badnets": 6.0}),
+            result("clean", 0, 79.0, {"badnets": 1.0, "blend": 3.0}),
+        ]
+    )
+    badnets, clean = found
+    assert (badnets["acc"].value, badnets["asr"].value, badnets["seeds"]) == (76.0, 5.0, 2)
+    assert badnets["seconds"] == 15.0
+    assert (clean["asr"].value, clean["asr"].reach) == (2.0, None)
+
+
+def test_clean_twin_is_the_last_of_the_table() -> None:
+    assert sorted(["clean", "blend", "wanet"], key=order_of) == ["blend", "wanet", "clean"]
+
+
+def test_without_victims_it_says_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"`python -m benchmarks\.victims` makes it"):
+        paper_table.main(["--victims", str(tmp_path)])
+
+
+def test_an_unknown_victim_is_named_beside_those_there_are(tmp_path: Path) -> None:
+    make_victims(tmp_path)
+    with pytest.raises(SystemExit, match=r"No victim badnet; there are badnets\."):
+        paper_table.main(["--victims", str(tmp_path), "--attacks", "badnet"])
+
+
+def test_nothing_is_run_where_only_the_cache_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_victims(tmp_path)
+    paper_table.main([*command(tmp_path), "--cached"])
+    assert capsys.readouterr().out == "Nothing has been run yet.\n"
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_kept_for_the_next_time(
+    tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_victims(tmp_path)
+    wanted = [*command(tmp_path), "--shared", str(shared), "--methods", "finetune"]
+    paper_table.main(wanted)
+    first = capsys.readouterr().out
+    kept = json.loads((tmp_path / "results" / "paper_table.json").read_text())["runs"]
+    assert [run["seed"] for run in kept.values()] == [0]
+    shutil.rmtree(tmp_path / "work")
+
+    paper_table.main(wanted)
+
+    assert capsys.readouterr().out == first
+    assert not (tmp_path / "work").exists()
+    assert (tmp_path / "results" / "paper_table.md").read_text() == first
+
+
+def test_a_victim_that_was_trained_anew_and_another_seed_find_nothing_kept(tmp_path: Path) -> None:
+    cell = Cell("badnets", "nad", {"name": "nad"}, 500, 0)
+    make_victims(tmp_path)
+    grid = make_grid(tmp_path)
+    other_seed = replace(cell, seed=1)
+    runs = {grid._key(cell): result("badnets", 0, 75.0, {"corner": 4.0})}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "table.json").write_text(json.dumps({"runs": runs}))
+
+    assert [run["seed"] for run in make_grid(tmp_path).results([cell, other_seed])] == [0]
+    make_victims(tmp_path, seed=1)
+    assert make_grid(tmp_path).results([cell, other_seed]) == []
+
+
+def make_grid(folder: Path) -> Grid:
+    parser = argparse.ArgumentParser()
+    add_options(parser, str(folder / "work"))
+    return Grid(parser.parse_args(command(folder)[:-4]), "table")
+
+
+def command(folder: Path) -> list[str]:
+    """Arguments for one small run."""
+    return ["--victims", str(folder), "--results", str(folder / "results")] + [
+        "--work",
+        str(folder / "work"),
+        "--images",
+        "500",
+        "--seeds",
+        "1",
+    ]
+
+
+def make_victims(folder: Path, seed: int = 0) -> None:
+    """A cache with one victim in it, untrained."""
+    network = build_network("wrn-10-1", 10, 3, make_generator(seed))
+    path = folder / "badnets.safetensors"
+    save_file({name: torch.clone(value) for name, value in network.state_dict().items()}, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = {"file": path.name, "sha256": sha256, "probe": PROBE, "twin": None}
+    (folder / "manifest.json").write_text(json.dumps({"version": 1, "victims": {"badnets": entry}}))
