@@ -132,6 +132,9 @@ class AnpStep(Step):
     alpha L(m * w, b) + (1 - alpha) max over delta and xi in [-epsilon, epsilon] of
     L((m + delta) * w, (1 + xi) * b), L being the cross-entropy.
 
+    The authors descend with plain momentum; the loop's is Nesterov's, of the same strength. As in
+    their code batch norms take the statistics of the batch.
+
     Args:
         network: Gets masks, see `MaskedNetwork`.
         config: Settings.
