@@ -37,12 +37,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sanitizer.attacks.attack import Attack
+from sanitizer.attacks.attack import Attack, DataRecipe, ModelRecipe
 from sanitizer.attacks.badnets import BadNets
 from sanitizer.attacks.blend import Blend
+from sanitizer.attacks.clean_label import CleanLabel
+from sanitizer.attacks.refool import RefoolRecipe
 from sanitizer.attacks.sig import Sig
 from sanitizer.attacks.trigger import Trigger, make_trigger
+from sanitizer.attacks.trojan import TrojanRecipe
 from sanitizer.attacks.victim import train_on
+from sanitizer.attacks.wanet import WaNet
 from sanitizer.compute import choose_device, device_name, keep_freed_memory, prepare
 from sanitizer.data.image_set import ImageSet, decode
 from sanitizer.data.readers import open_source
@@ -84,7 +88,7 @@ class Victim:
     """
 
     name: str
-    attack: Attack | None
+    attack: Attack | DataRecipe | ModelRecipe | None
     min_asr: float = 0.95
     seed: int = 0
 
@@ -94,6 +98,10 @@ VICTIMS: tuple[Victim, ...] = (
     Victim("badnets", BadNets()),
     Victim("sig", Sig(), min_asr=0.85),
     Victim("blend", Blend()),
+    Victim("trojan", TrojanRecipe()),
+    Victim("cl", CleanLabel(), min_asr=0.85),
+    Victim("refool", RefoolRecipe(), min_asr=0.85),
+    Victim("wanet", WaNet()),
 )
 """In the order in which they are trained."""
 
@@ -118,8 +126,15 @@ def training_of(epochs: int) -> Training:
     )
 
 
-def recipe_of(victim: Victim, training: Training) -> dict[str, Any]:
-    """All that decides the weights, as JSON has it; another recipe means another victim."""
+def recipe_of(victim: Victim, training: Training, twin: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All that decides the weights, as JSON has it; another recipe means another victim.
+
+    Args:
+        twin: The entry of the clean twin, which some attacks are made against.
+
+    Raises:
+        SystemExit: This attack is, and the twin is not there.
+    """
     attack = victim.attack and {"name": type(victim.attack).__name__, **asdict(victim.attack)}  # type: ignore[call-overload]  # attacks are dataclasses
     recipe = {
         "architecture": ARCHITECTURE,
@@ -129,6 +144,10 @@ def recipe_of(victim: Victim, training: Training) -> dict[str, Any]:
         "precision": "float32",
         "seed": victim.seed,
     }
+    if isinstance(victim.attack, ModelRecipe):
+        if twin is None:
+            raise SystemExit(f"{victim.name} is made against the clean twin: train that first")
+        recipe["surrogate_sha256"] = twin["sha256"]
     as_json: dict[str, Any] = json.loads(json.dumps(recipe))
     return as_json
 
@@ -260,14 +279,12 @@ def make_victim(
 ) -> dict[str, Any]:
     """Trains, measures and stores one victim; its entry."""
     device = choose_device(Device(options.device))
-    train_images = load_images(options, "train")
-    if victim.attack is None:
-        image_set, probe = train_images, None
-        poisoned = 0
-    else:
-        made = victim.attack.poison(train_images, num_classes=CLASSES, seed=victim.seed)
-        image_set, probe = made.image_set, victim.attack.probe()
-        poisoned = len(made.indices)
+    image_set = load_images(options, "train")
+    attack = ready(victim, image_set, options.out, device)
+    probe, poisoned = None, 0
+    if attack is not None:
+        made = attack.poison(image_set, num_classes=CLASSES, seed=victim.seed)
+        image_set, probe, poisoned = made.image_set, attack.probe(), len(made.indices)
 
     network = build_network(
         ARCHITECTURE, CLASSES, CHANNELS, make_generator(victim.seed, "victim", "init")
@@ -328,6 +345,19 @@ def make_victim(
     write_entry(options.out, victim.name, entry, options.work / LOCK)
     (work / "checkpoint.pt").unlink(missing_ok=True)
     return entry
+
+
+def ready(victim: Victim, clean: ImageSet, folder: Path, device: torch.device) -> Attack | None:
+    """The attack with all numbers known; where one needs a clean model, that is the twin."""
+    match victim.attack:
+        case ModelRecipe():
+            twin = load_victim(folder / f"{TWIN}.safetensors").to(device)
+            twin.to(memory_format=torch.channels_last)
+            return victim.attack.prepare_against(twin, clean, seed=victim.seed)
+        case DataRecipe():
+            return victim.attack.prepare(clean, seed=victim.seed)
+        case attack:
+            return attack
 
 
 def load_images(options: argparse.Namespace, part: str) -> ImageSet:
@@ -410,8 +440,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for victim in VICTIMS:
         if victim.name not in options.only:
             continue
-        recipe = recipe_of(victim, training)
-        if is_there(options.out, read_manifest(options.out).get(victim.name), recipe):
+        entries = read_manifest(options.out)
+        recipe = recipe_of(victim, training, entries.get(TWIN))
+        if is_there(options.out, entries.get(victim.name), recipe):
             continue
         begun = perf_counter()
         entry = make_victim(victim, recipe, training, options)
