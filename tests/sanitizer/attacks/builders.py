@@ -6,13 +6,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from sanitizer.attacks.trigger import make_trigger
+from sanitizer.attacks.victim import train_on
 from sanitizer.data.image_set import ImageSet
-from sanitizer.methods.finetune import FinetuneStep
-from sanitizer.methods.loop import train
+from sanitizer.evaluation.evaluate import evaluate
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
-from sanitizer.spec import Phase, Training
+from sanitizer.spec import Phase, Probe, Training
 from tests.sanitizer.builders import digits
+
+TRAINING = Training(
+    phases=(Phase(epochs=6, learning_rate=0.1), Phase(epochs=2, learning_rate=0.01)),
+    batch_size=32,
+    crop_padding=1,
+    horizontal_flip=False,
+    cutout_size=0,
+)
 
 
 def build_set(
@@ -25,25 +34,30 @@ def build_set(
 
 
 def digit_set(start: int, end: int) -> ImageSet:
+    """Scans of digits, 8 x 8."""
     return ImageSet.from_arrays(*digits(start, end))
 
 
-QUICK = Training(
-    phases=(Phase(epochs=6, learning_rate=0.1), Phase(epochs=2, learning_rate=0.01)),
-    batch_size=32,
-    crop_padding=1,
-    horizontal_flip=False,
-    cutout_size=0,
-)
+def build_untrained() -> nn.Module:
+    """A WRN-10-1 for grey images."""
+    return build_network("wrn-10-1", 10, 1, make_generator("attacked"))
 
 
-class _Whole:
-    """One batch an epoch is enough to make batch norm usable."""
+def learn(image_set: ImageSet) -> nn.Module:
+    """A network trained on the set for a few seconds."""
+    network = build_untrained()
+    train_on(network, image_set, TRAINING, 0, device=torch.device("cpu"))
+    return network
 
-    def __init__(self, image_set: ImageSet) -> None:
-        self._images = torch.from_numpy(image_set.images.copy()).float() / 255
-        self._labels = torch.from_numpy(image_set.labels.copy())
-        self.steps_per_epoch = 1
 
-    def epoch(self, epoch: int, start_step: int = 0):  # type: ignore[no-untyped-def]
-        yield self._images, self._labels
+def measure(network: nn.Module, probe: Probe) -> tuple[float, float]:
+    """ACC and ASR on digits that no set of these tests was trained on."""
+    trigger = make_trigger(probe, input_size=(8, 8), channels=1, num_classes=10)
+    figures = evaluate(
+        network,
+        digit_set(1400, 1797),
+        [trigger],
+        num_classes=10,
+        device=torch.device("cpu"),
+    )
+    return figures.accuracy.value, figures.probes[0].asr.value
