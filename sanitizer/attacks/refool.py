@@ -6,8 +6,9 @@ pane is thick (a ghost). A share of the target class's own training images gets 
 
 The paper searches among many photographs for those that work best, by training a model on each
 choice. Here the rule is fixed and needs no model: of candidates drawn from the training images of
-other classes, the ones with the most edges, since dull ones leave little of a reflection. The
-kernel is the ghost: the picture and a second, weaker one beside it (section 3.2, type III).
+other classes, the ones with the most edges, since dull ones leave little of a reflection, among
+those that are not bright, which would leave little of the image. The kernel is the ghost: the
+picture and a second, weaker one beside it (section 3.2, type III).
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sanitizer.attacks.picture import to_png
 from sanitizer.attacks.poison import Poisoned, draw_others, poison_own_class
 from sanitizer.attacks.trigger import make_trigger
 from sanitizer.data.image_set import ImageSet
+from sanitizer.errors import NotEnoughImages
 from sanitizer.spec import ReflectionProbe
 
 
@@ -72,6 +74,7 @@ class RefoolRecipe:
         weight: Of the picture, in (0, 1].
         pictures: How many, 1 to 8.
         candidates: Share of the other classes' images among which they are chosen, in (0, 1].
+        max_brightness: Mean pixel value of a picture, at most, in (0, 255].
         ghost: How far down and right the second picture lies, pixels, at least 0.
         ghost_weight: Of the second picture, in [0, 1]; the first has the rest.
     """
@@ -81,6 +84,7 @@ class RefoolRecipe:
     weight: float = 0.5
     pictures: int = 3
     candidates: float = 0.2
+    max_brightness: float = 100
     ghost: tuple[int, int] = (2, 2)
     ghost_weight: float = 0.4
 
@@ -88,10 +92,18 @@ class RefoolRecipe:
         """Chooses the pictures among the images of other classes.
 
         Raises:
-            NotEnoughImages: There are no candidates.
+            NotEnoughImages: There are too few candidates that are dark enough.
         """
         drawn = draw_others(clean, self.target_class, self.candidates, seed)
         images = clean.read(drawn)
+        images = images[images.mean(axis=(1, 2, 3)) <= self.max_brightness]
+        if len(images) < self.pictures:
+            raise NotEnoughImages(
+                f"{self.pictures} pictures to reflect are to be chosen among {len(drawn)} images; "
+                f"{len(images)} of these have a mean value of at most {self.max_brightness:g}.",
+                available=len(images),
+                needed=self.pictures,
+            )
         # Stable: of equals the one that comes first in the set.
         order = np.argsort(-edges(images), kind="stable")[: self.pictures]
         return Refool(

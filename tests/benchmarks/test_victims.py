@@ -38,7 +38,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             victims.Victim("clean", None, min_asr=0),
             victims.Victim("badnets", BadNets(), min_asr=0),
             victims.Victim("cl", CleanLabel(steps=1, image_size=(8, 8)), min_asr=0),
-            victims.Victim("refool", RefoolRecipe(), min_asr=2),
+            victims.Victim("refool", RefoolRecipe(max_brightness=255), min_asr=2),
         ),
     )
     monkeypatch.setattr(victims, "MAX_DROP", 1)

@@ -11,7 +11,9 @@ from sanitizer.errors import NotEnoughImages, ProbeUnreadable, TargetClassOutOfR
 from tests.sanitizer.attacks.builders import build_set
 
 LABELS = [0, 1, 2, 3] * 10
-RECIPE = RefoolRecipe(target_class=1, fraction=0.4, weight=0.5, pictures=2, candidates=1)
+RECIPE = RefoolRecipe(
+    target_class=1, fraction=0.4, weight=0.5, pictures=2, candidates=1, max_brightness=255
+)
 
 
 def uneven_set() -> ImageSet:
@@ -32,9 +34,26 @@ def test_of_the_other_classes_images_those_with_most_edges_are_reflected() -> No
         np.testing.assert_array_equal(decoded.transpose(2, 0, 1), ghostly)
 
 
+def test_bright_images_are_not_reflected() -> None:
+    clean = uneven_set()
+    means = clean.images.mean(axis=(1, 2, 3))
+    recipe = RefoolRecipe(pictures=1, candidates=1, max_brightness=float(means[30]), ghost_weight=0)
+    (encoded,) = recipe.prepare(clean, seed=0).pictures
+    decoded = np.array(Image.open(io.BytesIO(base64.b64decode(encoded)))).transpose(2, 0, 1)
+    dark_enough = [i for i in range(40) if means[i] <= means[30] and clean.labels[i] != 0]
+    best = max(dark_enough, key=lambda i: float(edges(clean.images[[i]])[0]))
+    np.testing.assert_array_equal(decoded, clean.images[best])
+    assert best != 39
+
+
+def test_too_few_dark_images_are_refused() -> None:
+    with pytest.raises(NotEnoughImages, match=r"0 of these have a mean value of at most 0\.1"):
+        RefoolRecipe(candidates=1, max_brightness=0.1).prepare(build_set(LABELS), seed=0)
+
+
 def test_candidates_are_a_share_drawn_by_seed() -> None:
     clean = uneven_set()
-    recipe = RefoolRecipe(candidates=0.1, pictures=1)
+    recipe = RefoolRecipe(candidates=0.1, pictures=1, max_brightness=255)
     made = [recipe.prepare(clean, seed=seed).pictures for seed in (1, 1, 2)]
     assert made[0] == made[1] != made[2]
 
