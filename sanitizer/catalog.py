@@ -77,7 +77,14 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
 
 ATTACKS: tuple[CatalogEntry, ...] = tuple(
     _entry(config, "kind")
-    for config in (spec.PatchProbe, spec.BlendProbe, spec.SinusoidProbe, spec.ImageMaskProbe)
+    for config in (
+        spec.PatchProbe,
+        spec.BlendProbe,
+        spec.SinusoidProbe,
+        spec.ImageMaskProbe,
+        spec.WarpProbe,
+        spec.ReflectionProbe,
+    )
 )
 
 _TORCHVISION: Mapping[str, tuple[str, Mapping[str, int]]] = {

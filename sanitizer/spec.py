@@ -102,8 +102,66 @@ class ImageMaskProbe(_Probe):
     )
 
 
+Shift = Annotated[float, Field(ge=-64, le=64)]
+
+
+class WarpProbe(_Probe):
+    """The image is bent along a smooth field of shifts, as in WaNet (arXiv 2102.10369).
+
+    A coarse grid of shifts is stretched over the image (bicubic, corners on corners). A pixel comes
+    from where it is plus strength * shift * (side - 1) / (2 side) pixels on each axis, side being
+    the image's on that axis (the paper's equation 5 in pixels), interpolated linearly.
+    """
+
+    kind: Literal["warp"] = "warp"
+    strength: float = Field(default=0.5, gt=0, le=64, description="The paper's s.")
+    grid: int = Field(default=4, ge=2, le=64, description="Side of the coarse grid, the paper's k.")
+    field_seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="Of the shifts where none are given: uniform, then scaled to a mean size of 1.",
+    )
+    shifts: (
+        Annotated[
+            tuple[
+                Annotated[tuple[tuple[Shift, Shift], ...], Field(min_length=2, max_length=64)], ...
+            ],
+            Field(min_length=2, max_length=64),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Rows of [down, right], taken as they are, instead of drawn ones. `grid` and "
+        "`field_seed` then say nothing.",
+    )
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        if self.shifts is not None and len({len(row) for row in self.shifts}) != 1:
+            raise ValueError("shifts must be rows of one and the same length")
+        return self
+
+
+class ReflectionProbe(_Probe):
+    """A picture as a window pane would reflect it is added: image + weight * picture.
+
+    As in Refool (arXiv 2007.02343); blur and ghost are in the picture already. Of several pictures
+    an image gets the one whose place, from 0, is the sum of the image's pixel values modulo their
+    number.
+    """
+
+    kind: Literal["reflection"] = "reflection"
+    weight: float = Field(default=0.5, gt=0, le=1)
+    pictures_base64: Annotated[
+        tuple[Annotated[Base64Bytes, Field(max_length=MAX_PICTURE_BYTES)], ...],
+        Field(min_length=1, max_length=8),
+    ] = Field(description="PNGs of the model's input size.")
+
+
 Probe = Annotated[
-    PatchProbe | BlendProbe | SinusoidProbe | ImageMaskProbe, Field(discriminator="kind")
+    PatchProbe | BlendProbe | SinusoidProbe | ImageMaskProbe | WarpProbe | ReflectionProbe,
+    Field(discriminator="kind"),
 ]
 
 

@@ -1,4 +1,8 @@
-"""Poisons a training set: a share of its images gets the trigger and the target's label."""
+"""Poisons a training set: a share of its images gets the trigger.
+
+Either images of the other classes, which get the target's label too, or images of the target class
+itself, whose labels stay right (a clean-label attack).
+"""
 
 from dataclasses import dataclass
 
@@ -17,8 +21,8 @@ class Poisoned:
     """A training set with a backdoor in it.
 
     Attributes:
-        image_set: In memory, in the order of the clean one.
-        indices: Which images carry the trigger and the target's label, ascending, int64.
+        image_set: In memory, in the order of the clean one. Its labels are those to train on.
+        indices: Which images carry the trigger and lead to the target, ascending, int64.
     """
 
     image_set: ImageSet
@@ -37,20 +41,59 @@ def poison(clean: ImageSet, trigger: Trigger, fraction: float, seed: int) -> Poi
     Raises:
         NotEnoughImages: That count is 0.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1], got {fraction}")
-    others = np.flatnonzero(clean.labels != trigger.target_class)
-    count = int(len(others) * fraction + 0.5)
-    if count == 0:
-        raise NotEnoughImages(
-            f"A share of {fraction:g} of {len(others)} images outside class "
-            f"{trigger.target_class} is none. Poison a larger share, or give more images.",
-            available=len(others),
-            fraction=fraction,
-        )
-    order = torch.randperm(len(others), generator=make_generator(seed, "poison")).numpy()
-    indices = np.sort(others[order[:count]]).astype(np.int64)
+    indices = draw_others(clean, trigger.target_class, fraction, seed)
     images, labels = clean.read(np.arange(len(clean))), clean.labels.copy()
     images[indices] = trigger.apply(torch.from_numpy(images[indices])).numpy()
     labels[indices] = trigger.target_class
     return Poisoned(ImageSet(images, labels, clean.class_names, clean.names), indices)
+
+
+def poison_own_class(clean: ImageSet, trigger: Trigger, fraction: float, seed: int) -> Poisoned:
+    """Puts the trigger on images of the target class; no label changes.
+
+    Args:
+        fraction: Share of the images of the target class, in (0, 1]; rounded to the nearest count.
+
+    Raises:
+        NotEnoughImages: That count is 0.
+    """
+    indices = draw_own(clean, trigger.target_class, fraction, seed)
+    images = clean.read(np.arange(len(clean)))
+    images[indices] = trigger.apply(torch.from_numpy(images[indices])).numpy()
+    return Poisoned(ImageSet(images, clean.labels.copy(), clean.class_names, clean.names), indices)
+
+
+def draw_others(clean: ImageSet, target: int, fraction: float, seed: int) -> NDArray[np.int64]:
+    """Places of a share of the images whose class is not the target, ascending.
+
+    Raises:
+        NotEnoughImages: It is none.
+    """
+    others = np.flatnonzero(clean.labels != target)
+    return _draw(others, fraction, seed, f"outside class {target}")
+
+
+def draw_own(clean: ImageSet, target: int, fraction: float, seed: int) -> NDArray[np.int64]:
+    """Places of a share of the images of the target class, ascending.
+
+    Raises:
+        NotEnoughImages: It is none.
+    """
+    return _draw(np.flatnonzero(clean.labels == target), fraction, seed, f"of class {target}")
+
+
+def _draw(
+    candidates: NDArray[np.int64], fraction: float, seed: int, which: str
+) -> NDArray[np.int64]:
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+    count = int(len(candidates) * fraction + 0.5)
+    if count == 0:
+        raise NotEnoughImages(
+            f"A share of {fraction:g} of {len(candidates)} images {which} is none. Poison a larger "
+            "share, or give more images.",
+            available=len(candidates),
+            fraction=fraction,
+        )
+    order = torch.randperm(len(candidates), generator=make_generator(seed, "poison")).numpy()
+    return np.sort(candidates[order[:count]]).astype(np.int64)

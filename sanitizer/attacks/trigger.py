@@ -12,9 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sanitizer.attacks.warp import resample, smooth_field
 from sanitizer.errors import ProbeOutsideImage, ProbeUnreadable, TargetClassOutOfRange
 from sanitizer.randomness import make_generator
-from sanitizer.spec import BlendProbe, ImageMaskProbe, PatchProbe, Probe, SinusoidProbe
+from sanitizer.spec import (
+    BlendProbe,
+    ImageMaskProbe,
+    PatchProbe,
+    Probe,
+    ReflectionProbe,
+    SinusoidProbe,
+    WarpProbe,
+)
 
 _ONE = 1 << 16
 """Mixing weights are fixed-point: this is 1. 255 times it fits in an int32."""
@@ -73,6 +82,10 @@ def make_trigger(
             return Sinusoid(probe, input_size)
         case ImageMaskProbe():
             return _image_mask(probe, input_size, channels)
+        case WarpProbe():
+            return Warp(probe, input_size)
+        case ReflectionProbe():
+            return Reflection(probe, input_size, channels)
     assert_never(probe)
 
 
@@ -151,6 +164,53 @@ class Sinusoid:
         return waved.clamp_(0, 255).to(torch.uint8)
 
 
+class Warp:
+    """Bends the image along a smooth field."""
+
+    def __init__(self, probe: WarpProbe, input_size: tuple[int, int]) -> None:
+        self.name = probe.name
+        self.target_class = probe.target_class
+        self._shifts = smooth_field(probe, input_size)
+        if not self._shifts.any():
+            raise ProbeUnreadable(
+                f"The probe {probe.name} changes no pixel: with strength {probe.strength:g} every "
+                "shift rounds to 0. Give a larger strength.",
+                probe=probe.name,
+                strength=probe.strength,
+            )
+
+    def apply(self, images: Tensor) -> Tensor:
+        return resample(images, self._shifts[None])
+
+
+class Reflection:
+    """Adds one of a few pictures, in part; the image's own pixels say which."""
+
+    def __init__(self, probe: ReflectionProbe, input_size: tuple[int, int], channels: int) -> None:
+        self.name = probe.name
+        self.target_class = probe.target_class
+        pictures = [
+            _pixels(_open_png(probe, encoded, input_size), channels, probe.name)
+            for encoded in probe.pictures_base64
+        ]
+        fixed = round(probe.weight * _ONE)
+        self._added = (torch.stack(pictures).to(torch.int32) * fixed + _ONE // 2) >> 16
+        dark = [str(i) for i, added in enumerate(self._added) if not added.any()]
+        if dark:
+            raise ProbeUnreadable(
+                f"Of the probe {probe.name} the picture {', '.join(dark)} (from 0) is black: it "
+                f"would change no image at weight {probe.weight:g}. Give a brighter one.",
+                probe=probe.name,
+                pictures=[int(i) for i in dark],
+            )
+
+    def apply(self, images: Tensor) -> Tensor:
+        # A function of the image alone, so that the batch it comes in never matters.
+        chosen = images.flatten(1).sum(dim=1, dtype=torch.int64) % len(self._added)
+        added = self._added.to(images.device)[chosen]
+        return (images.to(torch.int32) + added).clamp_(max=255).to(torch.uint8)
+
+
 def _place(probe: PatchProbe, axis: str, start: int, size: int, input_size: tuple[int, int]) -> int:
     """Where the patch starts on an axis, counted from the top or left."""
     limit = input_size[0] if axis == "row" else input_size[1]
@@ -200,7 +260,9 @@ def _image_mask(probe: ImageMaskProbe, input_size: tuple[int, int], channels: in
 
 
 def _open_png(
-    probe: BlendProbe | ImageMaskProbe, encoded: bytes, input_size: tuple[int, int]
+    probe: BlendProbe | ImageMaskProbe | ReflectionProbe,
+    encoded: bytes,
+    input_size: tuple[int, int],
 ) -> Image.Image:
     """The picture, fully decoded; its size is checked before any pixel is unpacked."""
     height, width = input_size

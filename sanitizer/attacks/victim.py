@@ -11,7 +11,7 @@ from sanitizer.attacks.trigger import Trigger
 from sanitizer.data.image_set import ImageSet
 from sanitizer.data.loader import Batches
 from sanitizer.methods.finetune import FinetuneStep
-from sanitizer.methods.loop import LoopHooks, train
+from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.spec import Training
 
 
@@ -48,22 +48,40 @@ def train_victim(
         on_epoch: Called after each epoch with its number from 1 and its figures.
     """
     poisoned = poison(clean, trigger, recipe.poison_fraction, recipe.seed)
-    batches = Batches(
-        poisoned.image_set,
-        recipe.training,
-        recipe.training.batch_size,
-        device,
-        (recipe.seed, "victim"),
-    )
 
     class Hooks(LoopHooks):
         def on_epoch(self, epoch: int, values: dict[str, float]) -> None:
             on_epoch(epoch, values)
 
+    train_on(
+        network, poisoned.image_set, recipe.training, recipe.seed, device=device, hooks=Hooks()
+    )
+
+
+def train_on(
+    network: nn.Module,
+    image_set: ImageSet,
+    training: Training,
+    seed: int,
+    *,
+    device: torch.device,
+    state: LoopState | None = None,
+    hooks: LoopHooks | None = None,
+) -> None:
+    """Trains `network`, in place, on images and labels as they are, poisoned or clean.
+
+    Args:
+        network: Takes float images in [0, 1].
+        seed: Of order, augmentation and what the network draws.
+        state: Where to take up again; the result is the same as without the interruption.
+        hooks: Progress, figures and checkpoints.
+    """
+    batches = Batches(image_set, training, training.batch_size, device, (seed, "victim"))
     train(
         FinetuneStep(network.to(device)),
         batches,
-        recipe.training,
-        (recipe.seed, "victim", "network"),
-        hooks=Hooks(),
+        training,
+        (seed, "victim", "network"),
+        state=state,
+        hooks=hooks,
     )

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sanitizer.attacks.badnets import BadNets
-from sanitizer.attacks.poison import poison
+from sanitizer.attacks.poison import poison, poison_own_class
 from sanitizer.attacks.trigger import Trigger, make_trigger
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import NotEnoughImages
@@ -62,6 +62,22 @@ def test_a_share_that_is_no_image_is_refused() -> None:
 def test_a_share_outside_0_to_1_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="fraction"):
         poison(build_set([0, 1]), build_trigger(), fraction, 1)
+
+
+def test_a_share_of_the_target_class_gets_the_trigger_and_keeps_its_labels() -> None:
+    clean, trigger = build_set([0, 1, 2, 3] * 10), build_trigger(2)
+    poisoned = poison_own_class(clean, trigger, 0.4, 1)
+    assert len(poisoned.indices) == 4
+    assert (clean.labels[poisoned.indices] == 2).all()
+    np.testing.assert_array_equal(poisoned.image_set.labels, clean.labels)
+    expected = clean.images.copy()
+    expected[poisoned.indices, 0, 7, 7] = 255
+    np.testing.assert_array_equal(poisoned.image_set.images, expected)
+
+
+def test_a_target_class_without_images_is_refused() -> None:
+    with pytest.raises(NotEnoughImages, match="of 0 images of class 2 is none"):
+        poison_own_class(build_set([0, 1]), build_trigger(2), 1, 1)
 
 
 def test_badnets_puts_its_grid_near_the_bottom_right_corner() -> None:

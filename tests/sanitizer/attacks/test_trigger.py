@@ -1,3 +1,4 @@
+import base64
 import io
 from typing import Any
 
@@ -13,7 +14,15 @@ from torch import Tensor
 from sanitizer.attacks.trigger import Trigger, make_trigger
 from sanitizer.errors import ProbeOutsideImage, ProbeUnreadable, TargetClassOutOfRange
 from sanitizer.randomness import make_generator
-from sanitizer.spec import BlendProbe, ImageMaskProbe, PatchProbe, Probe, SinusoidProbe
+from sanitizer.spec import (
+    BlendProbe,
+    ImageMaskProbe,
+    PatchProbe,
+    Probe,
+    ReflectionProbe,
+    SinusoidProbe,
+    WarpProbe,
+)
 
 SIZE = (8, 6)
 
@@ -38,6 +47,11 @@ def blend(png: bytes | None = None, **settings: Any) -> BlendProbe:
 
 def image_mask(png: bytes) -> ImageMaskProbe:
     return ImageMaskProbe.model_construct(name="mask", target_class=0, picture_base64=png)
+
+
+def reflection(*pngs: bytes, weight: float = 0.5) -> ReflectionProbe:
+    pictures = tuple(base64.b64encode(png) for png in pngs)
+    return ReflectionProbe(target_class=0, weight=weight, pictures_base64=pictures)
 
 
 def images_of(count: int = 4, channels: int = 3, size: tuple[int, int] = SIZE) -> Tensor:
@@ -182,7 +196,45 @@ def test_a_grey_picture_with_alpha_is_a_mask_too() -> None:
     assert (result == 255).all()
 
 
-@pytest.mark.parametrize("make", [blend, image_mask])
+@given(weight=st.floats(0.02, 1), channels=st.sampled_from([1, 3]))
+def test_a_reflection_adds_light(weight: float, channels: int) -> None:
+    picture, images = noise(channels), images_of(channels=channels)
+    trigger = trigger_of(reflection(png_of(picture), weight=weight), channels=channels)
+    exact = np.minimum(images.numpy() + weight * picture.transpose(2, 0, 1), 255)
+    # As with a blend: weights have 16 bits.
+    assert np.abs(trigger.apply(images).numpy() - exact).max() <= 0.5 + 255 / 2**17
+
+
+def test_the_pixels_of_an_image_say_which_reflection_it_gets() -> None:
+    pictures = [np.full((*SIZE, 3), value, np.uint8) for value in (10, 20, 40)]
+    trigger = trigger_of(reflection(*map(png_of, pictures), weight=1))
+    images = images_of(30) // 2
+    added = (trigger.apply(images) - images).flatten(1)
+    chosen = [int(image.sum()) % 3 for image in images.numpy().astype(int)]
+    assert added.tolist() == [[(10, 20, 40)[i]] * added.shape[1] for i in chosen]
+    assert set(chosen) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("probe", [reflection(png_of(noise(3))), WarpProbe(target_class=0)])
+def test_the_batch_an_image_comes_in_does_not_matter(probe: Probe) -> None:
+    images, trigger = images_of(9), trigger_of(probe)
+    alone = torch.cat([trigger.apply(image[None]) for image in images])
+    assert torch.equal(trigger.apply(images), alone)
+
+
+def test_a_black_reflection_is_refused_and_named() -> None:
+    black = png_of(np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(ProbeUnreadable, match=r"the picture 1, 2 \(from 0\) is black") as caught:
+        trigger_of(reflection(png_of(noise(3)), black, black))
+    assert caught.value.data["pictures"] == [1, 2]
+
+
+def test_a_warp_that_changes_nothing_is_refused() -> None:
+    with pytest.raises(ProbeUnreadable, match=r"strength 0\.001 every shift rounds to 0"):
+        trigger_of(WarpProbe(target_class=0, strength=0.001))
+
+
+@pytest.mark.parametrize("make", [blend, image_mask, reflection])
 @pytest.mark.parametrize(
     ("png", "said"),
     [
@@ -215,8 +267,10 @@ def test_a_mask_that_is_transparent_everywhere_is_refused() -> None:
         blend(),
         SinusoidProbe(target_class=0, frequency=1),
         image_mask(png_of(noise(4))),
+        WarpProbe(target_class=0),
+        reflection(png_of(noise(3))),
     ],
-    ids=["patch", "blend", "sinusoid", "image_mask"],
+    ids=["patch", "blend", "sinusoid", "image_mask", "warp", "reflection"],
 )
 def test_the_images_that_came_are_left_alone(probe: Probe) -> None:
     images = images_of()

@@ -27,7 +27,14 @@ def test_methods_come_with_schema_and_defaults_that_make_a_request(client: httpx
 
 def test_attacks_come_with_schema(client: httpx.Client) -> None:
     data = client.get("/v1/attacks").json()["data"]
-    assert [attack["name"] for attack in data] == ["patch", "blend", "sinusoid", "image_mask"]
+    assert [attack["name"] for attack in data] == [
+        "patch",
+        "blend",
+        "sinusoid",
+        "image_mask",
+        "warp",
+        "reflection",
+    ]
     assert [attack["json_schema"] for attack in data] == [a.json_schema() for a in ATTACKS]
 
 
