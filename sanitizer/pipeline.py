@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from time import monotonic
@@ -238,7 +238,7 @@ class _Run:
         )
         self.journal.emit(MetricEvent(stage=stage.stage, values=dict(figures)))
         self.state.networks[stage.changes] = getattr(bench, stage.changes).state_dict()
-        self._record(stage.stage, monotonic() - begun)
+        self._record(stage.stage, monotonic() - begun, values=figures)
         self._save(None)
 
     def measure_curve(self, network: torch.nn.Module, stage: Stage) -> dict[str, float]:
@@ -367,8 +367,16 @@ class _Run:
 
     # --- Events and state --------------------------------------------------------------------
 
-    def _record(self, stage: Stage, seconds: float, epochs: Sequence[EpochRecord] = ()) -> None:
-        record = StageRecord(stage=stage, seconds=round(seconds, 3), epochs=list(epochs))
+    def _record(
+        self,
+        stage: Stage,
+        seconds: float,
+        epochs: Sequence[EpochRecord] = (),
+        values: Mapping[str, float] | None = None,
+    ) -> None:
+        record = StageRecord(
+            stage=stage, seconds=round(seconds, 3), epochs=list(epochs), values=dict(values or {})
+        )
         # A resumed run loads and measures again; its records keep their places.
         by_stage = {other.stage: other for other in self.state.finished} | {record.stage: record}
         self.state.finished = list(by_stage.values())

@@ -120,6 +120,10 @@ class StageRecord(_Part):
     stage: str
     seconds: float
     epochs: list[EpochRecord] = Field(default_factory=list)
+    values: dict[str, float] = Field(
+        default_factory=dict,
+        description="Of a stage without epochs, such as pruning: what it did, in figures.",
+    )
 
 
 class StageSpeed(_Part):

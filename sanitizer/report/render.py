@@ -50,6 +50,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         duration=_duration,
         speed=_speed,
         giga=_giga,
+        figure=_setting,
     )
     source = (files("sanitizer.report") / "page.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(source)

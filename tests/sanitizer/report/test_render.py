@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sanitizer.report.model import Report, StageSpeed, Verdict, WarningRecord
+from sanitizer.report.model import Report, StageRecord, StageSpeed, Verdict, WarningRecord
 from sanitizer.report.plots import plot_before_after
 from sanitizer.report.render import render_page
 from tests.reports import make_cost
@@ -65,6 +65,17 @@ def test_what_the_run_took_stands_with_what_was_done() -> None:
     assert "at most 3.0 GiB of memory, on 2 threads of AMD EPYC" in text
     assert "Starting the process took 1.5 s" in text
     assert "2,500 195 G" in text
+
+
+def test_what_a_stage_without_epochs_did_is_told() -> None:
+    pruning = StageRecord(
+        stage="prune", seconds=1.5, values={"pruned_channels": 18.0, "heldout_accuracy": 0.734}
+    )
+    report = build_report()
+    page = render_page(report.model_copy(update={"stages": [*report.stages, pruning]}), {})
+    told = " ".join(page.split())
+    assert "Prune: pruned channels 18, heldout accuracy 0.734." in told
+    assert "Prune:" not in render_page(report, {})
 
 
 def test_memory_on_the_gpu_is_told_where_there_is_one() -> None:
