@@ -24,6 +24,7 @@ from sanitizer.data.splits import draw, hold_out
 from sanitizer.errors import InvalidSpec
 from sanitizer.events import ProgressEvent, Stage
 from sanitizer.journal import Journal
+from sanitizer.methods.plan import check_applies
 from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint
 from sanitizer.networks.registry import LoadedNetwork, load_network
 from sanitizer.parallel.group import Group
@@ -113,6 +114,7 @@ class _Loader:
             for probe in spec.probes
         )
         self._check_taps(len(suspect.taps))
+        check_applies(spec.method, suspect.network, (suspect.channels, *suspect.input_size))
         clean_source = self._open(spec.clean_data, suspect, "clean data")
         indices = draw(clean_source.labels, spec.clean_data.images, spec.clean_data.seed)
         check_every_class(

@@ -18,10 +18,16 @@ from sanitizer.cost.workload import (
 )
 from sanitizer.data.image_set import ImageSet
 from sanitizer.events import Stage
-from sanitizer.methods.anp import AnpStep, carried_masks, leave_masks, prune_by_masks
+from sanitizer.methods.anp import (
+    AnpStep,
+    carried_masks,
+    leave_masks,
+    masked_layers,
+    prune_by_masks,
+)
 from sanitizer.methods.argd.step import ArgdStep
-from sanitizer.methods.clp import prune_by_lipschitz_bound
-from sanitizer.methods.fine_pruning import FinePruneStep, prune_idle_channels
+from sanitizer.methods.clp import find_layers, prune_by_lipschitz_bound
+from sanitizer.methods.fine_pruning import FinePruneStep, find_classifier, prune_idle_channels
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
@@ -209,6 +215,26 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     passes=CLP_PASSES,
                 ),
             )
+
+
+def check_applies(config: MethodConfig, network: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Refuses a method that cannot work on a network, before anything is measured or trained.
+
+    Args:
+        shape: Of its images: channels, height, width.
+
+    Raises:
+        InvalidSpec: The network lacks the layers that the method works on.
+    """
+    match config:
+        case FinePruningConfig():
+            find_classifier(network)
+        case AnpConfig():
+            masked_layers(network)
+        case ClpConfig():
+            find_layers(network, shape)
+        case _:
+            pass  # the others train whatever network there is
 
 
 def _argd_step(bench: Bench, config: ArgdConfig) -> ArgdStep:
