@@ -71,6 +71,7 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
         spec.ArgdConfig,
         spec.AnpConfig,
         spec.ClpConfig,
+        spec.FtSamConfig,
     )
 )
 

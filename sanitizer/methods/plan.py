@@ -13,6 +13,7 @@ from sanitizer.cost.workload import (
     ARGD_PASSES,
     CLP_PASSES,
     FINETUNING_PASSES,
+    FT_SAM_PASSES,
     NAD_PASSES,
 )
 from sanitizer.data.image_set import ImageSet
@@ -21,6 +22,7 @@ from sanitizer.methods.anp import AnpStep, carried_masks, leave_masks, prune_by_
 from sanitizer.methods.argd.step import ArgdStep
 from sanitizer.methods.clp import prune_by_lipschitz_bound
 from sanitizer.methods.finetune import FinetuneStep
+from sanitizer.methods.ft_sam import FtSamStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
@@ -31,6 +33,7 @@ from sanitizer.spec import (
     ArgdConfig,
     ClpConfig,
     FinetuneConfig,
+    FtSamConfig,
     MethodConfig,
     NadConfig,
     Training,
@@ -185,6 +188,16 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         bench.student, images.shape, config.deviations
                     ),
                     passes=CLP_PASSES,
+                ),
+            )
+        case FtSamConfig():
+            return (
+                TrainingStage(
+                    Stage.FINETUNE,
+                    "student",
+                    config.training,
+                    lambda bench: FtSamStep(bench.student, config, bench.precision, bench.group),
+                    relative_cost=FT_SAM_PASSES,
                 ),
             )
 

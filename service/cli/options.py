@@ -14,7 +14,8 @@ Json = Annotated[
     typer.Option("--json", help="Print the API's object and nothing else on standard output."),
 ]
 Method = Annotated[
-    str | None, typer.Option("--method", help="finetune, nad, argd, anp or clp; argd if left out.")
+    str | None,
+    typer.Option("--method", help="finetune, nad, argd, anp, clp or ft_sam; argd if left out."),
 ]
 Preset = Annotated[
     str | None, typer.Option("--preset", help="Where settings come from: paper or fast.")

@@ -43,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "projections": "trained",
     },
     "anp": {"name": "anp", "mask_training": TRAINING, "threshold": 0.9},
+    "ft_sam": {"name": "ft_sam", "training": TRAINING, "rho": 0.5},
 }
 
 
