@@ -72,6 +72,7 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
         spec.FinePruningConfig,
         spec.AnpConfig,
         spec.ClpConfig,
+        spec.FtSamConfig,
     )
 )
 

@@ -17,6 +17,7 @@ from sanitizer.spec import (
     ClpConfig,
     FinePruningConfig,
     FinetuneConfig,
+    FtSamConfig,
     MethodConfig,
     NadConfig,
     Training,
@@ -43,6 +44,8 @@ ANP_PRUNING_PASSES = 0.5
 """A tenth of the images before and after, and a few times more where the guard holds it back."""
 CLP_PASSES = 0.01
 """One image goes through the network; the rest is a decomposition of each kernel."""
+FT_SAM_PASSES = 2 * FINETUNING_PASSES
+"""The gradient at the weights, and the one beside them."""
 
 AROUND = frozenset({Stage.LOAD, Stage.BASELINE, Stage.EVALUATE, Stage.WRITE})
 """The stages that every run has; what lies between is the method's."""
@@ -227,6 +230,8 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
             )
         case ClpConfig():
             return (changing_work(Stage.PRUNE, images, CLP_PASSES),)
+        case FtSamConfig():
+            return (_work(Stage.FINETUNE, method.training, images, FT_SAM_PASSES),)
 
 
 def changing_work(stage: Stage, images: int, passes: float) -> TrainingWork:

@@ -13,6 +13,7 @@ from sanitizer.cost.workload import (
     ARGD_PASSES,
     CLP_PASSES,
     FINETUNING_PASSES,
+    FT_SAM_PASSES,
     IDLENESS_PASSES,
     NAD_PASSES,
 )
@@ -29,6 +30,7 @@ from sanitizer.methods.argd.step import ArgdStep
 from sanitizer.methods.clp import find_layers, prune_by_lipschitz_bound
 from sanitizer.methods.fine_pruning import FinePruneStep, find_classifier, prune_idle_channels
 from sanitizer.methods.finetune import FinetuneStep
+from sanitizer.methods.ft_sam import FtSamStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
@@ -40,6 +42,7 @@ from sanitizer.spec import (
     ClpConfig,
     FinePruningConfig,
     FinetuneConfig,
+    FtSamConfig,
     MethodConfig,
     NadConfig,
     Training,
@@ -213,6 +216,16 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         bench.student, images.shape, config.deviations
                     ),
                     passes=CLP_PASSES,
+                ),
+            )
+        case FtSamConfig():
+            return (
+                TrainingStage(
+                    Stage.FINETUNE,
+                    "student",
+                    config.training,
+                    lambda bench: FtSamStep(bench.student, config, bench.precision, bench.group),
+                    relative_cost=FT_SAM_PASSES,
                 ),
             )
 

@@ -57,7 +57,14 @@ _STYLE: dict[RcKeyType, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-_STAGES = {"teacher": "teacher", "finetune": "model", "distil": "student", "mask": "masks"}
+_STAGES = {
+    "teacher": "teacher",
+    "finetune": "model",
+    "distil": "student",
+    "mask": "masks",
+    "unlearn": "model",
+    "curve": "curve",
+}
 _DPI = 150
 _MAX_NAME = 14
 

@@ -16,7 +16,8 @@ Json = Annotated[
 Method = Annotated[
     str | None,
     typer.Option(
-        "--method", help="finetune, nad, argd, fine_pruning, anp or clp; argd if left out."
+        "--method",
+        help="finetune, nad, argd, fine_pruning, anp, clp or ft_sam; argd if left out.",
     ),
 ]
 Preset = Annotated[

@@ -46,8 +46,9 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
             ["mask", "prune"],
         ),
         ({"name": "clp", "deviations": 1}, ["prune"]),
+        ({"name": "ft_sam", "training": QUICK_TRAINING}, ["finetune"]),
     ],
-    ids=["finetune", "nad", "argd", "fine_pruning", "anp", "clp"],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
 def test_each_method_goes_through_its_stages_and_leaves_model_report_and_pictures(
     tmp_path: Path, method: dict[str, Any], stages: list[str]

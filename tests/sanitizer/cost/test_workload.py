@@ -10,6 +10,7 @@ from sanitizer.spec import (
     ClpConfig,
     FinePruningConfig,
     FinetuneConfig,
+    FtSamConfig,
     MethodConfig,
     NadConfig,
 )
@@ -18,7 +19,15 @@ from tests.reports import make_cost, make_report
 
 @pytest.mark.parametrize(
     "method",
-    [FinetuneConfig(), NadConfig(), ArgdConfig(), FinePruningConfig(), AnpConfig(), ClpConfig()],
+    [
+        FinetuneConfig(),
+        NadConfig(),
+        ArgdConfig(),
+        FinePruningConfig(),
+        AnpConfig(),
+        ClpConfig(),
+        FtSamConfig(),
+    ],
     ids=lambda method: method.name,
 )
 def test_stages_of_a_method_are_those_that_it_runs(method: MethodConfig) -> None:
@@ -41,7 +50,7 @@ def test_every_method_is_compared_with_what_it_runs() -> None:
         for choice in METHOD_ADAPTER.json_schema()["$defs"].values()
         if "name" in choice.get("properties", {})
     }
-    assert names == {"finetune", "nad", "argd", "fine_pruning", "anp", "clp"}
+    assert names == {"finetune", "nad", "argd", "fine_pruning", "anp", "clp", "ft_sam"}
 
 
 def test_last_smaller_batch_is_a_step_too() -> None:

@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "fine_pruning": {"name": "fine_pruning", "training": TRAINING},
     "anp": {"name": "anp", "mask_training": TRAINING, "threshold": 0.9},
+    "ft_sam": {"name": "ft_sam", "training": TRAINING, "rho": 0.5},
 }
 
 
