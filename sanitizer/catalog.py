@@ -73,6 +73,7 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
         spec.AnpConfig,
         spec.ClpConfig,
         spec.FtSamConfig,
+        spec.IBauConfig,
     )
 )
 

@@ -184,13 +184,16 @@ _PAPER_PHASES = (
 
 
 class Training(Strict):
-    """How a network is trained: SGD with Nesterov momentum over augmented clean images.
+    """How a network is trained, over augmented clean images.
 
     The defaults are those of the published result (arXiv 2204.09975, section 4.1, and its code).
     """
 
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=100)] = _PAPER_PHASES
     batch_size: int = Field(default=64, ge=2, le=8192)
+    optimizer: Literal["sgd", "adam"] = Field(
+        default="sgd", description="`sgd` has Nesterov momentum; `adam` takes it as its beta_1."
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     crop_padding: int = Field(default=4, ge=0, le=64, description="Pixels; 0: no random crop.")
@@ -443,6 +446,62 @@ class FtSamConfig(_Method):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
 
 
+_I_BAU: Mapping[str, Any] = {
+    "phases": ({"epochs": 5, "learning_rate": 0.001},),
+    "batch_size": 100,
+    "optimizer": "adam",
+    "weight_decay": 0.0,
+    "crop_padding": 0,
+    "horizontal_flip": False,
+    "cutout_size": 0,
+}
+
+
+class IBauConfig(_Method):
+    """Implicit backdoor adversarial unlearning: the model is trained against the one perturbation
+    of all images that misleads it most, with regard to how that perturbation would change.
+
+    ICLR 2022, arXiv 2110.03735. The settings are those of its code.
+    """
+
+    name: Literal["i_bau"] = "i_bau"
+    preset: Literal[Preset.PAPER] = Field(
+        default=Preset.PAPER, description="The settings of the published result."
+    )
+    training: Training = Field(
+        default=Training.model_validate(_I_BAU),
+        description="Of the model. An epoch is a round: the perturbation is made anew, over all "
+        "clean images, before it.",
+    )
+    fixed_point_steps: int = Field(
+        default=5,
+        ge=1,
+        le=20,
+        description="The paper's K: how well the perturbation's own change is solved for.",
+    )
+    fixed_point_rate: float = Field(
+        default=0.1, gt=0, le=10, description="Of the map whose fixed point the perturbation is."
+    )
+    perturbation_rate: float = Field(
+        default=10.0, gt=0, le=1000, description="Learning rate of the perturbation."
+    )
+    perturbation_penalty: float = Field(
+        default=0.001, ge=0, le=1, description="Weight of the perturbation's squared L2 norm."
+    )
+    perturbation_bound: float | None = Field(
+        default=10.0,
+        gt=0,
+        description="Its L2 norm at most, for pixels in [0, 1]. Null: none, as in the code, which "
+        "has the paper's bound, at 10, switched off.",
+    )
+    perturbed_share: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="Of the images that the model is trained on; at least one of each batch.",
+    )
+
+
 MethodConfig = Annotated[
     FinetuneConfig
     | NadConfig
@@ -450,7 +509,8 @@ MethodConfig = Annotated[
     | FinePruningConfig
     | AnpConfig
     | ClpConfig
-    | FtSamConfig,
+    | FtSamConfig
+    | IBauConfig,
     Field(discriminator="name"),
 ]
 
@@ -473,6 +533,7 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("anp", Preset.PAPER): {"mask_training": _MASK_TRAINING},
     ("clp", Preset.PAPER): {},
     ("ft_sam", Preset.PAPER): {"training": _FT_SAM},
+    ("i_bau", Preset.PAPER): {"training": _I_BAU},
     ("finetune", Preset.FAST): {"training": _FAST},
     ("nad", Preset.FAST): {"teacher": _FAST, "student": _FAST},
     ("argd", Preset.FAST): {"teacher": _FAST, "student": _FAST},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sanitizer.errors import TrainingDiverged
-from sanitizer.methods.sgd import Sgd, descending
+from sanitizer.methods.sgd import Descent, descending
 from sanitizer.methods.step import Step
 from sanitizer.parallel.batch_norm import whole_batch_norm
 from sanitizer.randomness import derive_seed
@@ -106,22 +106,26 @@ def train(
         step.attached(),
         whole_batch_norm(network, step.group),
         torch.random.fork_rng(devices),
-        descending(network, training, progress.optimizer) as sgd,
+        descending(network, training, progress.optimizer) as descent,
     ):
 
         def snapshot() -> LoopState:
             progress.network = network.state_dict()
-            progress.optimizer = sgd.state_dict()
+            progress.optimizer = descent.state_dict()
             return progress
 
         while progress.epoch < training.epochs:
             learning_rate = training.learning_rate(progress.epoch)
             network.train()
             resumed_seconds, begun = progress.seconds, perf_counter()
+            if progress.step == 0:
+                own = step.group.seed_parts
+                torch.manual_seed(derive_seed(*seed_parts, progress.epoch, "begin", *own))
+                step.begin_epoch(batches.epoch(progress.epoch))
             for images, labels in batches.epoch(progress.epoch, progress.step):
                 moment = (progress.epoch, progress.step, *step.group.seed_parts)
                 torch.manual_seed(derive_seed(*seed_parts, *moment))
-                _one_step(step, sgd, learning_rate, progress, images, labels)
+                _one_step(step, descent, learning_rate, progress, images, labels)
                 progress.step += 1
                 progress.seconds = resumed_seconds + perf_counter() - begun
                 hooks.on_step(progress.epoch, progress.step, steps)
@@ -143,15 +147,15 @@ def train(
 
 def _one_step(
     step: Step,
-    sgd: Sgd,
+    descent: Descent,
     learning_rate: float,
     progress: LoopState,
     images: Tensor,
     labels: Tensor,
 ) -> None:
     output = step.backward(images, labels)
-    step.group.sum(sgd.gradients)
-    sgd.step(learning_rate)
+    step.group.sum(descent.gradients)
+    descent.step(learning_rate)
     step.updated()
     size = labels.shape[0]
     correct = (output.logits.detach().argmax(dim=1) == labels).sum()

@@ -16,6 +16,7 @@ from sanitizer.cost.workload import (
     FT_SAM_PASSES,
     IDLENESS_PASSES,
     NAD_PASSES,
+    i_bau_passes,
 )
 from sanitizer.data.image_set import ImageSet
 from sanitizer.events import Stage
@@ -31,6 +32,7 @@ from sanitizer.methods.clp import find_layers, prune_by_lipschitz_bound
 from sanitizer.methods.fine_pruning import FinePruneStep, find_classifier, prune_idle_channels
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.ft_sam import FtSamStep
+from sanitizer.methods.i_bau import IBauStep
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
@@ -43,6 +45,7 @@ from sanitizer.spec import (
     FinePruningConfig,
     FinetuneConfig,
     FtSamConfig,
+    IBauConfig,
     MethodConfig,
     NadConfig,
     Training,
@@ -226,6 +229,16 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     config.training,
                     lambda bench: FtSamStep(bench.student, config, bench.precision, bench.group),
                     relative_cost=FT_SAM_PASSES,
+                ),
+            )
+        case IBauConfig():
+            return (
+                TrainingStage(
+                    Stage.UNLEARN,
+                    "student",
+                    config.training,
+                    lambda bench: IBauStep(bench.student, config, bench.precision, bench.group),
+                    relative_cost=i_bau_passes(config),
                 ),
             )
 

@@ -2,7 +2,7 @@
 losses. The loop knows nothing of distillation; a step knows nothing of optimizers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -74,6 +74,16 @@ class Step(ABC):
         output = self(images, labels)
         output.loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         return output
+
+    def begin_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:  # noqa: B027
+        """Called before the first step of each epoch.
+
+        A run that is taken up again within an epoch does not call it again: what it finds belongs
+        into the network's state.
+
+        Args:
+            batches: Of the epoch, as they will come; read or left.
+        """
 
     def updated(self) -> None:  # noqa: B027  # most methods have nothing to put right
         """Called after each update: puts back what it must not have moved."""

@@ -47,6 +47,7 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
         ),
         ({"name": "clp", "deviations": 1}, ["prune"]),
         ({"name": "ft_sam", "training": QUICK_TRAINING}, ["finetune"]),
+        ({"name": "i_bau", "training": QUICK_TRAINING}, ["unlearn"]),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )

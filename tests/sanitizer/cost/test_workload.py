@@ -11,6 +11,7 @@ from sanitizer.spec import (
     FinePruningConfig,
     FinetuneConfig,
     FtSamConfig,
+    IBauConfig,
     MethodConfig,
     NadConfig,
 )
@@ -27,6 +28,7 @@ from tests.reports import make_cost, make_report
         AnpConfig(),
         ClpConfig(),
         FtSamConfig(),
+        IBauConfig(),
     ],
     ids=lambda method: method.name,
 )
@@ -50,7 +52,7 @@ def test_every_method_is_compared_with_what_it_runs() -> None:
         for choice in METHOD_ADAPTER.json_schema()["$defs"].values()
         if "name" in choice.get("properties", {})
     }
-    assert names == {"finetune", "nad", "argd", "fine_pruning", "anp", "clp", "ft_sam"}
+    assert names == {"finetune", "nad", "argd", "fine_pruning", "anp", "clp", "ft_sam", "i_bau"}
 
 
 def test_last_smaller_batch_is_a_step_too() -> None:

@@ -55,20 +55,47 @@ def test_it_moves_parameters_as_the_optimizer_of_torch(training: Training) -> No
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_it_goes_on_from_a_saved_state_to_the_same_bits() -> None:
+@pytest.mark.parametrize(
+    "training",
+    [Training(optimizer="adam"), Training(optimizer="adam", momentum=0, weight_decay=0)],
+    ids=["both", "neither"],
+)
+def test_adam_moves_parameters_as_that_of_torch(training: Training) -> None:
+    mine, theirs = network(), network()
+    optimizer = torch.optim.Adam(
+        theirs.parameters(),
+        lr=0.001,
+        betas=(training.momentum, 0.999),
+        weight_decay=training.weight_decay,
+    )
+    for loss in losses(theirs):
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        optimizer.step()
+    with descending(mine, training) as adam:
+        for loss in losses(mine):
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+            adam.step(0.001)
+
+    for (name, a), b in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("training", [Training(), Training(optimizer="adam")], ids=["sgd", "adam"])
+def test_it_goes_on_from_a_saved_state_to_the_same_bits(training: Training) -> None:
     whole, first = network(), network()
-    with descending(whole, Training()) as sgd:
+    with descending(whole, training) as sgd:
         for loss in losses(whole):
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             sgd.step(0.05)
 
     steps = losses(first)
-    with descending(first, Training()) as sgd:
+    with descending(first, training) as sgd:
         for _ in range(2):
             next(steps).backward()  # type: ignore[no-untyped-call]  # torch's own
             sgd.step(0.05)
         state = {name: value.clone() for name, value in sgd.state_dict().items()}
-    with descending(first, Training(), state) as sgd:
+    with descending(first, training, state) as sgd:
         for loss in steps:
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             sgd.step(0.05)

@@ -45,6 +45,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "fine_pruning": {"name": "fine_pruning", "training": TRAINING},
     "anp": {"name": "anp", "mask_training": TRAINING, "threshold": 0.9},
     "ft_sam": {"name": "ft_sam", "training": TRAINING, "rho": 0.5},
+    "i_bau": {
+        "name": "i_bau",
+        "training": {
+            **TRAINING,
+            "optimizer": "adam",
+            "phases": [{"epochs": 2, "learning_rate": 1e-3}],
+        },
+        "perturbed_share": 0.3,
+    },
 }
 
 
