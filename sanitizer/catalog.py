@@ -74,6 +74,7 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
         spec.ClpConfig,
         spec.FtSamConfig,
         spec.IBauConfig,
+        spec.McrConfig,
     )
 )
 

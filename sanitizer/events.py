@@ -24,6 +24,7 @@ class Stage(StrEnum):
     MASK = "mask"
     PRUNE = "prune"
     CURVE = "curve"
+    STATISTICS = "statistics"
     UNLEARN = "unlearn"
     EVALUATE = "evaluate"
     WRITE = "write"

@@ -502,6 +502,51 @@ class IBauConfig(_Method):
     )
 
 
+def _held_then_down(learning_rate: float, epochs: int) -> tuple[Mapping[str, Any], ...]:
+    """Half of the epochs at a learning rate, then a straight line, in two steps, down to 1% of it
+    for the last tenth."""
+    shares = ((5, 1.0), (2, 0.75), (2, 0.26), (1, 0.01))
+    return tuple(
+        {"epochs": tenths * epochs // 10, "learning_rate": round(learning_rate * share, 6)}
+        for tenths, share in shares
+    )
+
+
+_MCR_ENDPOINT: Mapping[str, Any] = {
+    "phases": _held_then_down(0.015, 100),
+    "batch_size": 128,
+    "cutout_size": 0,
+}
+_MCR_CURVE: Mapping[str, Any] = {**_MCR_ENDPOINT, "phases": _held_then_down(0.01, 100)}
+
+
+class McrConfig(_Method):
+    """Mode connectivity repair: the suspect model and its fine-tuned self are joined by a curve of
+    models that do well on the clean images, and one from the middle is taken.
+
+    ICLR 2020, arXiv 2005.00060. The learning rates are those of its code. IBM has filed for a
+    patent on the method: WO2021059106A1.
+    """
+
+    name: Literal["mcr"] = "mcr"
+    endpoint: Training = Field(
+        default=Training.model_validate(_MCR_ENDPOINT),
+        description="Of the curve's other end: the suspect model, fine-tuned.",
+    )
+    curve: Training = Field(
+        default=Training.model_validate(_MCR_CURVE), description="Of the curve's bend."
+    )
+    position: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="The paper's t, from 0, the suspect model, to 1, its fine-tuned self. The "
+        "middle is where the trained bend weighs most and both ends alike. The paper's points near "
+        "an end are for curves between two suspect models, trained apart; here they would be next "
+        "to the suspect.",
+    )
+
+
 MethodConfig = Annotated[
     FinetuneConfig
     | NadConfig
@@ -510,7 +555,8 @@ MethodConfig = Annotated[
     | AnpConfig
     | ClpConfig
     | FtSamConfig
-    | IBauConfig,
+    | IBauConfig
+    | McrConfig,
     Field(discriminator="name"),
 ]
 
@@ -534,11 +580,16 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("clp", Preset.PAPER): {},
     ("ft_sam", Preset.PAPER): {"training": _FT_SAM},
     ("i_bau", Preset.PAPER): {"training": _I_BAU},
+    ("mcr", Preset.PAPER): {"endpoint": _MCR_ENDPOINT, "curve": _MCR_CURVE},
     ("finetune", Preset.FAST): {"training": _FAST},
     ("nad", Preset.FAST): {"teacher": _FAST, "student": _FAST},
     ("argd", Preset.FAST): {"teacher": _FAST, "student": _FAST},
     ("fine_pruning", Preset.FAST): {"training": _FAST},
     ("ft_sam", Preset.FAST): {"training": {**_FT_SAM, "phases": _cosine(0.01, 20)}},
+    ("mcr", Preset.FAST): {
+        "endpoint": {**_MCR_ENDPOINT, "phases": _held_then_down(0.015, 20)},
+        "curve": {**_MCR_CURVE, "phases": _held_then_down(0.01, 20)},
+    },
 }
 
 

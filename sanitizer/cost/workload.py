@@ -19,6 +19,7 @@ from sanitizer.spec import (
     FinetuneConfig,
     FtSamConfig,
     IBauConfig,
+    McrConfig,
     MethodConfig,
     NadConfig,
     Training,
@@ -50,10 +51,12 @@ FT_SAM_PASSES = 2 * FINETUNING_PASSES
 I_BAU_PASSES, I_BAU_PASSES_PER_STEP = 15.0, 6.0
 """The perturbation, both losses and their gradients; each further step of the fixed point. By
 measurement on a CPU: 4 a step for a PreAct-ResNet-18, 8 for a WRN-16-1."""
+STATISTICS_PASSES = 1.0
+"""Each image goes through once."""
 
 AROUND = frozenset({Stage.LOAD, Stage.BASELINE, Stage.EVALUATE, Stage.WRITE})
 """The stages that every run has; what lies between is the method's."""
-CHANGES = frozenset({Stage.PRUNE})
+CHANGES = frozenset({Stage.PRUNE, Stage.STATISTICS})
 """Stages that change a network at once: there are no epochs to measure after."""
 
 CHANGING_BATCH = 256
@@ -238,6 +241,12 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
             return (_work(Stage.FINETUNE, method.training, images, FT_SAM_PASSES),)
         case IBauConfig():
             return (_work(Stage.UNLEARN, method.training, images, i_bau_passes(method)),)
+        case McrConfig():
+            return (
+                _work(Stage.TEACHER, method.endpoint, images, FINETUNING_PASSES),
+                _work(Stage.CURVE, method.curve, images, FINETUNING_PASSES),
+                changing_work(Stage.STATISTICS, images, STATISTICS_PASSES),
+            )
 
 
 def i_bau_passes(config: IBauConfig) -> float:

@@ -16,6 +16,7 @@ from sanitizer.cost.workload import (
     FT_SAM_PASSES,
     IDLENESS_PASSES,
     NAD_PASSES,
+    STATISTICS_PASSES,
     i_bau_passes,
 )
 from sanitizer.data.image_set import ImageSet
@@ -33,6 +34,7 @@ from sanitizer.methods.fine_pruning import FinePruneStep, find_classifier, prune
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.ft_sam import FtSamStep
 from sanitizer.methods.i_bau import IBauStep
+from sanitizer.methods.mcr import CurveStep, recompute_statistics
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
@@ -46,6 +48,7 @@ from sanitizer.spec import (
     FinetuneConfig,
     FtSamConfig,
     IBauConfig,
+    McrConfig,
     MethodConfig,
     NadConfig,
     Training,
@@ -241,6 +244,36 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     relative_cost=i_bau_passes(config),
                 ),
             )
+        case McrConfig():
+            return (
+                _finetuning(Stage.TEACHER, "teacher", config.endpoint),
+                TrainingStage(
+                    Stage.CURVE,
+                    "student",
+                    # The step decays the weights of the curve's points, not of its bend.
+                    config.curve.model_copy(update={"weight_decay": 0.0}),
+                    lambda bench: CurveStep(
+                        bench.student,
+                        bench.teacher,
+                        config,
+                        bench.seed,
+                        bench.precision,
+                        bench.group,
+                    ),
+                    relative_cost=FINETUNING_PASSES,
+                    finish=lambda _bench, step: _leave_curve(step, config),
+                    subject="curve",
+                ),
+                ChangingStage(
+                    Stage.STATISTICS,
+                    "student",
+                    "Taking the batch norms' statistics from the clean images.",
+                    lambda bench, images, tell: recompute_statistics(
+                        bench.student, images, tell, seed=bench.seed, precision=bench.precision
+                    ),
+                    passes=STATISTICS_PASSES,
+                ),
+            )
 
 
 def check_applies(config: MethodConfig, network: nn.Module, shape: tuple[int, int, int]) -> None:
@@ -261,6 +294,12 @@ def check_applies(config: MethodConfig, network: nn.Module, shape: tuple[int, in
             find_layers(network, shape)
         case _:
             pass  # the others train whatever network there is
+
+
+def _leave_curve(step: Step, config: McrConfig) -> None:
+    if not isinstance(step, CurveStep):
+        raise TypeError(f"a curve was expected, not {type(step).__name__}")
+    step.network.leave(config.position)
 
 
 def _argd_step(bench: Bench, config: ArgdConfig) -> ArgdStep:

@@ -17,7 +17,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="finetune, nad, argd, fine_pruning, anp, clp, ft_sam or i_bau; argd if left out.",
+        help="finetune, nad, argd, fine_pruning, anp, clp, ft_sam, i_bau or mcr; argd if left out.",
     ),
 ]
 Preset = Annotated[

@@ -48,6 +48,10 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
         ({"name": "clp", "deviations": 1}, ["prune"]),
         ({"name": "ft_sam", "training": QUICK_TRAINING}, ["finetune"]),
         ({"name": "i_bau", "training": QUICK_TRAINING}, ["unlearn"]),
+        (
+            {"name": "mcr", "endpoint": QUICK_TRAINING, "curve": QUICK_TRAINING},
+            ["teacher", "curve", "statistics"],
+        ),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
@@ -78,7 +82,7 @@ def test_each_method_goes_through_its_stages_and_leaves_model_report_and_picture
     assert report.evaluation_data.images == 200
     assert report.output.sha256 != report.input.sha256
     for stage in report.stages:
-        trains = stage.stage in stages and stage.stage != "prune"
+        trains = stage.stage in stages and stage.stage not in ("prune", "statistics")
         assert len(stage.epochs) == (2 if trains else 0)
     epochs = [event for event in events if isinstance(event, MetricEvent) and event.epoch]
     for epoch in epochs:
@@ -245,10 +249,14 @@ class Interrupted(Exception):
             {"name": "anp", "mask_training": QUICK_TRAINING, "threshold": 1},
             [("epoch", "mask"), ("begins", "prune"), ("begins", "evaluate")],
         ),
+        (
+            {"name": "mcr", "endpoint": QUICK_TRAINING, "curve": QUICK_TRAINING},
+            [("begins", "curve"), ("epoch", "curve"), ("begins", "statistics")],
+        ),
     ],
-    ids=["fine_pruning", "anp"],
+    ids=["fine_pruning", "anp", "mcr"],
 )
-def test_a_pruning_run_broken_off_between_its_stages_ends_in_the_same_bytes(
+def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
     tmp_path: Path, method: dict[str, Any], moments: list[tuple[str, str]]
 ) -> None:
     spec = write_spec(tmp_path / "in", method=method)

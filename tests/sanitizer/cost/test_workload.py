@@ -12,6 +12,7 @@ from sanitizer.spec import (
     FinetuneConfig,
     FtSamConfig,
     IBauConfig,
+    McrConfig,
     MethodConfig,
     NadConfig,
 )
@@ -29,6 +30,7 @@ from tests.reports import make_cost, make_report
         ClpConfig(),
         FtSamConfig(),
         IBauConfig(),
+        McrConfig(),
     ],
     ids=lambda method: method.name,
 )
@@ -52,7 +54,17 @@ def test_every_method_is_compared_with_what_it_runs() -> None:
         for choice in METHOD_ADAPTER.json_schema()["$defs"].values()
         if "name" in choice.get("properties", {})
     }
-    assert names == {"finetune", "nad", "argd", "fine_pruning", "anp", "clp", "ft_sam", "i_bau"}
+    assert names == {
+        "finetune",
+        "nad",
+        "argd",
+        "fine_pruning",
+        "anp",
+        "clp",
+        "ft_sam",
+        "i_bau",
+        "mcr",
+    }
 
 
 def test_last_smaller_batch_is_a_step_too() -> None:

@@ -54,6 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
         },
         "perturbed_share": 0.3,
     },
+    "mcr": {"name": "mcr", "endpoint": TRAINING, "curve": {**TRAINING, "weight_decay": 0.01}},
 }
 
 
