@@ -91,6 +91,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
     training = {
         "phases": phases,
         "batch_size": 64,
+        "optimizer": "sgd",
         "momentum": 0.9,
         "weight_decay": 0.0001,
         "crop_padding": 4,
