@@ -10,7 +10,6 @@ kept and taken up again.
 
 import argparse
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from benchmarks.grid import (
     Cell,
     Grid,
     add_options,
+    command_of,
     missing_note,
     origin,
     table,
@@ -155,22 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     grid = Grid(options, "argd_ablation")
     wanted = list(cells(grid.chosen, options))
-    given = sys.argv[1:] if arguments is None else arguments
-    command = " ".join(["python -m benchmarks.argd_ablation", *given])
+    command = command_of("benchmarks.argd_ablation", arguments)
+    curves = options.results / "argd_curves.png"
 
-    def renew() -> str:
-        results = grid.results(wanted)
-        if not results:
-            return "Nothing has been run yet.\n"
-        curves = options.results / "argd_curves.png"
-        drawn = draw(results, curves)
-        text = page(results, command, len(wanted) - len(results), curves.name if drawn else "")
-        (options.results / "argd_ablation.md").write_text(text)
-        return text
+    def drawn_page(results: Sequence[Mapping[str, Any]], missing: int) -> str:
+        return page(results, command, missing, curves.name if draw(results, curves) else "")
 
-    if not options.cached:
-        grid.fill(wanted, renew)
-    sys.stdout.write(renew())
+    grid.publish(wanted, drawn_page)
 
 
 if __name__ == "__main__":

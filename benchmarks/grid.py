@@ -130,6 +130,27 @@ class Grid:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    def publish(
+        self, cells: Sequence[Cell], page: Callable[[Sequence[Mapping[str, Any]], int], str]
+    ) -> None:
+        """Runs what is missing and prints the document, which stands beside the JSON file.
+
+        Args:
+            page: Makes the document of results and of how many are missing; called after each run.
+        """
+
+        def renew() -> str:
+            results = self.results(cells)
+            if not results:
+                return "Nothing has been run yet.\n"
+            text = page(results, len(cells) - len(results))
+            self._path.with_suffix(".md").write_text(text)
+            return text
+
+        if not self.options.cached:
+            self.fill(cells, renew)
+        sys.stdout.write(renew())
+
     def probes(self, victim: str) -> list[dict[str, Any]]:
         """The triggers that are measured: a victim's own, all of them on the clean twin."""
         if victim == TWIN:
@@ -236,6 +257,12 @@ def _tell(cell: Cell, kept: Mapping[str, Any], left: int, seconds: float) -> Non
         f"ACC {after['acc']:.2f}, ASR {asr:.2f}; {left} left, about {seconds / 60:.0f} min\n"
     )
     sys.stderr.flush()
+
+
+def command_of(module: str, arguments: Sequence[str] | None) -> str:
+    """What a person types for a benchmark; without arguments, those of this process."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return " ".join([f"python -m {module}", *given])
 
 
 # --- Tables --------------------------------------------------------------------------------------

@@ -15,11 +15,10 @@ checkpoint. The table is renewed after every run.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.grid import IMAGES, Cell, Grid, add_options, missing_note, origin, table
+from benchmarks.grid import IMAGES, Cell, Grid, add_options, command_of, missing_note, origin, table
 from sanitizer.catalog import METHODS
 
 FRACTIONS_OF = ("finetune", "nad", "argd")
@@ -69,20 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     grid = Grid(options, "paper_table")
     wanted = list(cells(grid.chosen, options))
-    given = sys.argv[1:] if arguments is None else arguments
-    command = " ".join(["python -m benchmarks.paper_table", *given])
-
-    def renew() -> str:
-        results = grid.results(wanted)
-        if not results:
-            return "Nothing has been run yet.\n"
-        text = page(results, command, len(wanted) - len(results))
-        (options.results / "paper_table.md").write_text(text)
-        return text
-
-    if not options.cached:
-        grid.fill(wanted, renew)
-    sys.stdout.write(renew())
+    command = command_of("benchmarks.paper_table", arguments)
+    grid.publish(wanted, lambda results, missing: page(results, command, missing))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ victims (`--only`) and one thread, share one cache.
 import argparse
 import fcntl
 import hashlib
+import io
 import json
 import os
 import platform
@@ -34,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from sanitizer.attacks.attack import Attack, DataRecipe, ModelRecipe
@@ -55,6 +56,7 @@ from sanitizer.machine import processor_name
 from sanitizer.methods.loop import LoopHooks, LoopState
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
+from sanitizer.report.artifacts import sha256_of
 from sanitizer.spec import DataSource, Device, Phase, Training
 
 ARCHITECTURE = "wrn-16-1"
@@ -200,11 +202,6 @@ def is_there(folder: Path, entry: Mapping[str, Any] | None, recipe: Mapping[str,
     return path.is_file() and sha256_of(path) == str(entry["sha256"])
 
 
-def sha256_of(path: Path) -> str:
-    """Of a whole file, in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def load_victim(path: Path) -> nn.Module:
     """A victim out of the cache, in eval mode."""
     network = build_network(ARCHITECTURE, CLASSES, CHANNELS, make_generator("victim"))
@@ -255,12 +252,9 @@ class VictimHooks(LoopHooks):
             # Not `asdict`, which would copy every tensor once more.
             "loop": {name: getattr(state, name) for name in asdict(LoopState())},
         }
-        partial = self._path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._path)
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        replace_file(self._path, buffer.getvalue())
         self._saved_at = monotonic()
 
     def restore(self) -> LoopState | None:
@@ -377,11 +371,8 @@ def load_images(options: argparse.Namespace, part: str) -> ImageSet:
 
 def store(network: nn.Module, path: Path) -> None:
     """Writes the weights: whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(state, partial)
-    partial.replace(path)
+    replace_file(path, save(state))
 
 
 # --- What came out -------------------------------------------------------------------------------

@@ -245,6 +245,12 @@ class _Method(Strict):
         return _overlay(chosen, values)
 
 
+class _AsPublished(_Method):
+    preset: Literal[Preset.PAPER] = Field(
+        default=Preset.PAPER, description="The settings of the published result."
+    )
+
+
 class FinetuneConfig(_Method):
     """Plain fine-tuning of the suspect model on the clean images."""
 
@@ -343,7 +349,7 @@ _MASK_TRAINING: Mapping[str, Any] = {
 }
 
 
-class AnpConfig(_Method):
+class AnpConfig(_AsPublished):
     """Adversarial neuron pruning: masks on the channels are trained to keep the clean images right
     while the channels are perturbed for the worst, and channels with a small mask are taken away.
 
@@ -351,9 +357,6 @@ class AnpConfig(_Method):
     """
 
     name: Literal["anp"] = "anp"
-    preset: Literal[Preset.PAPER] = Field(
-        default=Preset.PAPER, description="The settings of the published result."
-    )
     mask_training: Training = Field(
         default=Training.model_validate(_MASK_TRAINING),
         description="Of the masks alone. The paper has 2,000 steps of 128 images: 100 epochs of "
@@ -385,7 +388,7 @@ class AnpConfig(_Method):
     )
 
 
-class ClpConfig(_Method):
+class ClpConfig(_AsPublished):
     """Channel Lipschitz pruning: channels that react far more strongly than the others of their
     layer are taken away. Looks at the weights alone; the clean images are only measured on.
 
@@ -393,9 +396,6 @@ class ClpConfig(_Method):
     """
 
     name: Literal["clp"] = "clp"
-    preset: Literal[Preset.PAPER] = Field(
-        default=Preset.PAPER, description="The settings of the published result."
-    )
     deviations: float = Field(
         default=3.0,
         ge=0,
@@ -457,7 +457,7 @@ _I_BAU: Mapping[str, Any] = {
 }
 
 
-class IBauConfig(_Method):
+class IBauConfig(_AsPublished):
     """Implicit backdoor adversarial unlearning: the model is trained against the one perturbation
     of all images that misleads it most, with regard to how that perturbation would change.
 
@@ -465,9 +465,6 @@ class IBauConfig(_Method):
     """
 
     name: Literal["i_bau"] = "i_bau"
-    preset: Literal[Preset.PAPER] = Field(
-        default=Preset.PAPER, description="The settings of the published result."
-    )
     training: Training = Field(
         default=Training.model_validate(_I_BAU),
         description="Of the model. An epoch is a round: the perturbation is made anew, over all "

@@ -7,8 +7,7 @@ Here it is the noise: it needs no picture, and no class of natural images has it
 
 from dataclasses import dataclass
 
-from sanitizer.attacks.poison import Poisoned, poison
-from sanitizer.attacks.trigger import make_trigger
+from sanitizer.attacks.poison import Poisoned, poison, trigger_for
 from sanitizer.data.image_set import ImageSet
 from sanitizer.spec import BlendProbe
 
@@ -46,8 +45,5 @@ class Blend:
             TargetClassOutOfRange: There is no such class.
             NotEnoughImages: Nothing would be poisoned.
         """
-        channels, height, width = clean.shape
-        trigger = make_trigger(
-            self.probe(), input_size=(height, width), channels=channels, num_classes=num_classes
-        )
+        trigger = trigger_for(self.probe(), clean, num_classes)
         return poison(clean, trigger, self.fraction, seed)

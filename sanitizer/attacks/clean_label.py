@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sanitizer.attacks.picture import to_png
-from sanitizer.attacks.poison import Poisoned, draw_own
-from sanitizer.attacks.trigger import make_trigger
+from sanitizer.attacks.poison import Poisoned, draw_own, trigger_for
 from sanitizer.data.image_set import ImageSet
 from sanitizer.spec import ImageMaskProbe
 
@@ -94,10 +93,7 @@ class PreparedCleanLabel:
             TargetClassOutOfRange: There is no such class.
             NotEnoughImages: Nothing would be poisoned.
         """
-        channels, height, width = clean.shape
-        trigger = make_trigger(
-            self.probe(), input_size=(height, width), channels=channels, num_classes=num_classes
-        )
+        trigger = trigger_for(self.probe(), clean, num_classes)
         indices = draw_own(clean, self.target_class, self.recipe.fraction, seed)
         images = clean.read(np.arange(len(clean)))
         for start in range(0, len(indices), _BATCH):

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sanitizer.attacks.trigger import Trigger
+from sanitizer.attacks.trigger import Trigger, make_trigger
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import NotEnoughImages
 from sanitizer.randomness import make_generator
+from sanitizer.spec import Probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,23 @@ class Poisoned:
 
     image_set: ImageSet
     indices: NDArray[np.int64]
+
+
+def trigger_for(probe: Probe, clean: ImageSet, num_classes: int) -> Trigger:
+    """The trigger that a probe describes, on images of a set.
+
+    Args:
+        num_classes: Of the model that will be trained on them.
+
+    Raises:
+        ProbeOutsideImage: It does not lie within the images.
+        ProbeUnreadable: It does not suit the images.
+        TargetClassOutOfRange: There is no such class.
+    """
+    channels, height, width = clean.shape
+    return make_trigger(
+        probe, input_size=(height, width), channels=channels, num_classes=num_classes
+    )
 
 
 def poison(clean: ImageSet, trigger: Trigger, fraction: float, seed: int) -> Poisoned:

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sanitizer.attacks.picture import to_png
-from sanitizer.attacks.poison import Poisoned, draw_others, poison_own_class
-from sanitizer.attacks.trigger import make_trigger
+from sanitizer.attacks.poison import Poisoned, draw_others, poison_own_class, trigger_for
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import NotEnoughImages
 from sanitizer.spec import ReflectionProbe
@@ -57,10 +56,7 @@ class Refool:
             TargetClassOutOfRange: There is no such class.
             NotEnoughImages: Nothing would be poisoned.
         """
-        channels, height, width = clean.shape
-        trigger = make_trigger(
-            self.probe(), input_size=(height, width), channels=channels, num_classes=num_classes
-        )
+        trigger = trigger_for(self.probe(), clean, num_classes)
         return poison_own_class(clean, trigger, self.fraction, seed)
 
 

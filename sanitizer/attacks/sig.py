@@ -8,8 +8,7 @@ the image.
 
 from dataclasses import dataclass
 
-from sanitizer.attacks.poison import Poisoned, poison_own_class
-from sanitizer.attacks.trigger import make_trigger
+from sanitizer.attacks.poison import Poisoned, poison_own_class, trigger_for
 from sanitizer.data.image_set import ImageSet
 from sanitizer.spec import SinusoidProbe
 
@@ -47,8 +46,5 @@ class Sig:
             TargetClassOutOfRange: There is no such class.
             NotEnoughImages: Nothing would be poisoned.
         """
-        channels, height, width = clean.shape
-        trigger = make_trigger(
-            self.probe(), input_size=(height, width), channels=channels, num_classes=num_classes
-        )
+        trigger = trigger_for(self.probe(), clean, num_classes)
         return poison_own_class(clean, trigger, self.fraction, seed)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sanitizer.attacks.poison import Poisoned, poison
-from sanitizer.attacks.trigger import make_trigger
+from sanitizer.attacks.poison import Poisoned, poison, trigger_for
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import NotEnoughImages
 from sanitizer.randomness import make_generator
@@ -62,10 +61,7 @@ class Trojan:
             TargetClassOutOfRange: There is no such class.
             NotEnoughImages: Nothing would be poisoned.
         """
-        channels, height, width = clean.shape
-        trigger = make_trigger(
-            self.probe(), input_size=(height, width), channels=channels, num_classes=num_classes
-        )
+        trigger = trigger_for(self.probe(), clean, num_classes)
         return poison(clean, trigger, self.fraction, seed)
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sanitizer.attacks.poison import Poisoned, draw_others
-from sanitizer.attacks.trigger import make_trigger
+from sanitizer.attacks.poison import Poisoned, draw_others, trigger_for
 from sanitizer.attacks.warp import random_shifts, resample, smooth_field
 from sanitizer.data.image_set import ImageSet
 from sanitizer.randomness import make_generator
@@ -66,10 +65,8 @@ class WaNet:
         """
         if self.noise_ratio < 0:
             raise ValueError(f"noise_ratio must be at least 0, got {self.noise_ratio}")
-        channels, height, width = clean.shape
-        trigger = make_trigger(
-            self.probe(), input_size=(height, width), channels=channels, num_classes=num_classes
-        )
+        trigger = trigger_for(self.probe(), clean, num_classes)
+        _, height, width = clean.shape
         field = smooth_field(self.probe(), (height, width))
         indices = draw_others(clean, self.target_class, self.fraction, seed)
         images, labels = clean.read(np.arange(len(clean))), clean.labels.copy()
