@@ -70,19 +70,25 @@ def test_a_child_imports_nothing_from_the_current_folder(
 
 
 def test_an_interrupt_ends_the_child_and_what_it_started(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from service.cli.child import show_run\n"
+    # A shell that starts its commands in the background has them ignore interrupts, and so would
+    # this process; a person at a terminal has no such shell.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "import sys, pathlib; from service.cli.child import show_run\n"
     code += "show_run(['-c', sys.argv[1]], pathlib.Path(sys.argv[2]))"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code, SLOW, str(tmp_path / "log")],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    assert process.stderr is not None
-    grandchild = int(process.stderr.readline().split()[-1])
-    assert alive([grandchild])
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=30)
+    ) as process:
+        try:
+            assert process.stderr is not None
+            grandchild = int(process.stderr.readline().split()[-1])
+            assert alive([grandchild])
+            os.kill(process.pid, signal.SIGINT)
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
     deadline = time.monotonic() + 5
     while alive([grandchild]) and time.monotonic() < deadline:
         time.sleep(0.02)
