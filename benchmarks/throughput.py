@@ -25,12 +25,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sanitizer.compute import choose_precision, device_name, prepare
+from sanitizer.compute import choose_precision, computing_in, device_name, prepare
 from sanitizer.data.image_set import ImageSet
 from sanitizer.data.loader import Batches
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.loop import LoopHooks, train
-from sanitizer.methods.step import computing_in
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 from sanitizer.spec import Phase, Precision, Training

@@ -16,8 +16,9 @@ from torch import Tensor
 from sanitizer.compute import choose_device, choose_precision, device_name, prepare
 from sanitizer.cost.measured import measure_cost
 from sanitizer.data.loader import Batches
-from sanitizer.evaluation.evaluate import evaluate, predict
+from sanitizer.evaluation.evaluate import evaluate
 from sanitizer.evaluation.metrics import defense_effectiveness
+from sanitizer.evaluation.predict import predict
 from sanitizer.events import (
     MetricEvent,
     ResultEvent,
@@ -166,6 +167,7 @@ class _Run:
             self.inputs.triggers,
             num_classes=self.inputs.suspect.num_classes,
             device=self.device,
+            draft=self.precision,
             on_images=lambda images: self.progress.add(stage, images),
             group=self.group,
         )
@@ -252,6 +254,7 @@ class _Run:
             self.inputs.triggers,
             num_classes=self.inputs.suspect.num_classes,
             device=self.device,
+            draft=self.precision,
             on_images=lambda images: self.progress.add(stage, images),
             group=self.group,
         )

@@ -10,28 +10,13 @@ from torch import Tensor, nn
 from sanitizer.attacks.trigger import Trigger
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation import metrics
+from sanitizer.evaluation.predict import Predictor
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.report.model import Evaluation, ProbeResult
 
 BATCH_SIZE = 500
 BATCH_VALUES = BATCH_SIZE * 3 * 96 * 96
 """Larger images go through in smaller batches: 500 of 224 x 224 took gigabytes of feature maps."""
-
-
-@torch.inference_mode()
-def predict(network: nn.Module, images: Tensor, device: torch.device) -> Tensor:
-    """The class a network gives each image.
-
-    Args:
-        network: In eval mode.
-        images: [B, C, H, W], uint8.
-        device: Where the network is.
-
-    Returns:
-        [B], int64, on the CPU.
-    """
-    logits = network(images.to(device).float() / 255)
-    return torch.as_tensor(logits.argmax(dim=1)).cpu()
 
 
 def evaluate(
@@ -41,12 +26,15 @@ def evaluate(
     *,
     num_classes: int,
     device: torch.device,
+    draft: torch.dtype = torch.float32,
     on_images: Callable[[int], None] = lambda _images: None,
     group: Group = ALONE,
 ) -> Evaluation:
     """All figures of one model. The network is put into eval mode.
 
     Args:
+        draft: What the network may compute in where that leaves no doubt about the answer;
+            `Predictor` says how.
         on_images: Called with how many images went through the network since the last call, with
             those that others look at meanwhile.
         group: Each looks at a share of the images; everybody gets the figures of all.
@@ -58,15 +46,17 @@ def evaluate(
     labels = torch.from_numpy(image_set.labels.copy())
     clean: list[Tensor] = [labels[:0]]
     triggered: list[list[Tensor]] = [[labels[:0]] for _ in triggers]
+    # One for each kind of images: how far a draft is off depends on how large the logits are.
+    predict, *predict_with = [Predictor(network, device, draft) for _ in range(1 + len(triggers))]
     for images, their_labels in _batches(image_set, group.share(len(image_set))):
-        clean.append(predict(network, images, device))
+        clean.append(predict(images))
         on_images(len(their_labels) * group.size)
-        for trigger, predictions in zip(triggers, triggered, strict=True):
+        for trigger, answer, predictions in zip(triggers, predict_with, triggered, strict=True):
             others = their_labels != trigger.target_class
             # The metrics leave the target's own images out; their places hold the clean answer.
             everywhere = clean[-1].clone()
             if others.any():
-                everywhere[others] = predict(network, trigger.apply(images[others]), device)
+                everywhere[others] = answer(trigger.apply(images[others]))
                 on_images(int(others.sum()) * group.size)
             predictions.append(everywhere)
     predicted, *with_triggers = group.gather(

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sanitizer.compute import computing_in
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import InvalidSpec
 from sanitizer.methods.heldout import Tell, count_right, hold_out_clean
-from sanitizer.methods.step import Step, StepOutput, computing_in
+from sanitizer.methods.step import Step, StepOutput
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
 from sanitizer.spec import AnpConfig

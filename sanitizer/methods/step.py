@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sanitizer.compute import computing_in
 from sanitizer.parallel.group import ALONE, Group
 
 
@@ -91,10 +92,3 @@ class Step(ABC):
     def attached(self) -> AbstractContextManager[object]:
         """Attaches what the step needs on its networks (hooks) for as long as the loop runs."""
         return nullcontext()
-
-
-def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Lets networks compute in another type than their weights have; float32: as they are."""
-    if precision == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, precision)

@@ -5,7 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from sanitizer.methods.step import computing_in
+from sanitizer.compute import computing_in
 
 
 class FrozenTeacher(nn.Module):

@@ -190,7 +190,9 @@ class Report(_Part):
     seed: int
     device: str
     precision: str = Field(
-        default="float32", description="What the networks computed in while they were trained."
+        default="float32",
+        description="What the networks computed in while they were trained. Figures "
+        "are those of float32.",
     )
     devices: int = Field(default=1, ge=1, description="How many of them shared the run.")
     versions: dict[str, str]
