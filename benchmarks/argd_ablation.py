@@ -28,7 +28,7 @@ from benchmarks.grid import (
 
 PAPER_NODES = (2000.0, 5000.0, 2000.0)
 CURVES = ("paper", "cross-entropy alone", "node alone", "lr 0.01")
-"""Variants whose curves are drawn."""
+"""Variants that are measured after each epoch, and drawn; that takes as long as the training."""
 
 
 def phases(*rates: tuple[int, float]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def cells(victims: Sequence[str], options: argparse.Namespace) -> Iterator[Cell]
         for victim in victims:
             for name in options.variants:
                 request = {"name": "argd", "preset": "paper", **VARIANTS[name]}
-                yield Cell(victim, name, request, IMAGES, seed)
+                yield Cell(victim, name, request, IMAGES, seed, curve=name in CURVES)
 
 
 def page(results: Sequence[Mapping[str, Any]], command: str, missing: int, curves: str) -> str:

@@ -44,6 +44,7 @@ class Cell:
     Attributes:
         variant: What the table calls the method with these settings.
         method: As a request has it.
+        curve: Whether it is measured after each epoch, if the options ask for curves at all.
     """
 
     victim: str
@@ -51,6 +52,7 @@ class Cell:
     method: Mapping[str, Any]
     images: int
     seed: int
+    curve: bool = True
 
     def settings(self) -> dict[str, Any]:
         """Every setting of the method, as the run has it."""
@@ -187,7 +189,7 @@ class Grid:
             "probes": self.probes(cell.victim),
             "seed": cell.seed,
             "device": self.options.device,
-            "curve_images": self.options.curve_images,
+            "curve_images": self.options.curve_images if cell.curve else 0,
         }
 
     def _save(self) -> None:
