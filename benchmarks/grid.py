@@ -93,6 +93,12 @@ class Grid:
             if json.loads(key)["victim"] in current
         }
 
+    @property
+    def architecture(self) -> str:
+        """Of the victims."""
+        names = {victim["recipe"]["architecture"] for victim in self.victims.values()}
+        return ", ".join(sorted(names))
+
     def results(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """What is there of these, in their order; each says which variant it is."""
         keys = [(self._key(cell), cell) for cell in cells]

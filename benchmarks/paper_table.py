@@ -1,4 +1,4 @@
-"""Attacks by methods by seeds: what each defense leaves of accuracy and backdoor.
+r"""Attacks by methods by seeds: what each defense leaves of accuracy and backdoor.
 
     python -m benchmarks.paper_table
 
@@ -10,6 +10,11 @@ epoch. The clean twin goes through every method too, measured with the trigger o
 Figures of finished runs stand in `docs/results/paper_table.json`; a run that is there, of the same
 victim (by hash) with the same settings, is not repeated, and a run that was killed goes on from its
 checkpoint. The table is renewed after every run.
+
+Of PreAct-ResNet-18, once `benchmarks.victims` has trained such:
+
+    python -m benchmarks.paper_table --victims var/victims-preact --results var/results-preact \
+        --work var/paper_table-preact --images 2500 --device cuda --at-once 1
 
 `benchmarks.grid` says how they run: several at once, a thread each.
 """
@@ -38,7 +43,9 @@ def cells(victims: Sequence[str], options: argparse.Namespace) -> Iterator[Cell]
                         yield Cell(victim, method, request, images, seed)
 
 
-def page(results: Sequence[Mapping[str, Any]], command: str, missing: int) -> str:
+def page(
+    results: Sequence[Mapping[str, Any]], command: str, missing: int, architecture: str
+) -> str:
     """The whole document."""
     sections = [
         f"## {images:,} clean images ({images / 500:g}%)\n\n"
@@ -48,8 +55,8 @@ def page(results: Sequence[Mapping[str, Any]], command: str, missing: int) -> st
     return (
         "# Attacks by methods\n\n"
         f"    {command}\n\n"
-        "WRN-16-1 on CIFAR-10, measured on its 10,000 test images. Means over seeds with 95% "
-        "intervals (Student's t);\nthe seed decides the draw of clean images and the training. "
+        f"{architecture} on CIFAR-10, measured on its 10,000 test images. Means over seeds with "
+        "95% intervals (Student's t);\nthe seed decides the draw of clean images and the training. "
         "Each method runs with its preset `paper`,\nand nothing was chosen by these figures. ASR, "
         "RA and DER are those of the victim's own trigger; on the clean\nmodel, means over all "
         "triggers: its ASR is what a model without a backdoor makes of them.\nSeconds: of the "
@@ -69,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grid = Grid(options, "paper_table")
     wanted = list(cells(grid.chosen, options))
     command = command_of("benchmarks.paper_table", arguments)
-    grid.publish(wanted, lambda results, missing: page(results, command, missing))
+    grid.publish(
+        wanted, lambda results, missing: page(results, command, missing, grid.architecture)
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains the backdoored models that defenses are tried on, and the clean one they are held against.
+r"""Trains the backdoored models that defenses are tried on, and the clean twin of them all.
 
     python -m benchmarks.victims
 
@@ -12,6 +12,11 @@ A victim is kept as `NAME.safetensors` with an entry in `manifest.json`: recipe,
 that measures it, ACC, ASR, RA, hash. What is there with the same recipe is not trained again. A run
 that was killed goes on from its last checkpoint in `--work`, and ends in the same weights (given
 the same machine and number of threads).
+
+PreAct-ResNet-18 takes a GPU; its weights are too large for the repository:
+
+    python -m benchmarks.victims --architecture preact_resnet18 --only clean badnets blend \
+        --device cuda --out var/victims-preact --work var/victims-preact/work
 
 On a CPU so small a network gains little from a second thread. Several processes, each with other
 victims (`--only`) and one thread, share one cache.
@@ -60,6 +65,7 @@ from sanitizer.report.artifacts import sha256_of
 from sanitizer.spec import DataSource, Device, Phase, Training
 
 ARCHITECTURE = "wrn-16-1"
+LARGER = "preact_resnet18"
 CLASSES = 10
 CHANNELS = 3
 SIDE = 32
@@ -129,7 +135,9 @@ def training_of(epochs: int) -> Training:
     )
 
 
-def recipe_of(victim: Victim, training: Training, twin: Mapping[str, Any] | None) -> dict[str, Any]:
+def recipe_of(
+    victim: Victim, training: Training, twin: Mapping[str, Any] | None, architecture: str
+) -> dict[str, Any]:
     """All that decides the weights, as JSON has it; another recipe means another victim.
 
     Args:
@@ -140,7 +148,7 @@ def recipe_of(victim: Victim, training: Training, twin: Mapping[str, Any] | None
     """
     attack = victim.attack and {"name": type(victim.attack).__name__, **asdict(victim.attack)}  # type: ignore[call-overload]  # attacks are dataclasses
     recipe = {
-        "architecture": ARCHITECTURE,
+        "architecture": architecture,
         "data": "CIFAR-10, 50,000 training images",
         "attack": attack,
         "training": training.model_dump(mode="json"),
@@ -203,9 +211,9 @@ def is_there(folder: Path, entry: Mapping[str, Any] | None, recipe: Mapping[str,
     return path.is_file() and sha256_of(path) == str(entry["sha256"])
 
 
-def load_victim(path: Path) -> nn.Module:
+def load_victim(path: Path, architecture: str) -> nn.Module:
     """A victim out of the cache, in eval mode."""
-    network = build_network(ARCHITECTURE, CLASSES, CHANNELS, make_generator("victim"))
+    network = build_network(architecture, CLASSES, CHANNELS, make_generator("victim"))
     network.load_state_dict(load_file(path))
     return network.eval()
 
@@ -275,14 +283,14 @@ def make_victim(
     """Trains, measures and stores one victim; its entry."""
     device = choose_device(Device(options.device))
     image_set = load_images(options, "train")
-    attack = ready(victim, image_set, options.out, device)
+    attack = ready(victim, image_set, options, device)
     probe, poisoned = None, 0
     if attack is not None:
         made = attack.poison(image_set, num_classes=CLASSES, seed=victim.seed)
         image_set, probe, poisoned = made.image_set, attack.probe(), len(made.indices)
 
     network = build_network(
-        ARCHITECTURE, CLASSES, CHANNELS, make_generator(victim.seed, "victim", "init")
+        options.architecture, CLASSES, CHANNELS, make_generator(victim.seed, "victim", "init")
     ).to(device)
     # As in the pipeline: convolutions are a quarter faster so.
     network.to(memory_format=torch.channels_last)
@@ -302,7 +310,7 @@ def make_victim(
         )
     # What is measured is what was stored.
     figures = evaluate(
-        load_victim(path).to(device),
+        load_victim(path, options.architecture).to(device),
         load_images(options, "test"),
         triggers,
         num_classes=CLASSES,
@@ -342,11 +350,13 @@ def make_victim(
     return entry
 
 
-def ready(victim: Victim, clean: ImageSet, folder: Path, device: torch.device) -> Attack | None:
+def ready(
+    victim: Victim, clean: ImageSet, options: argparse.Namespace, device: torch.device
+) -> Attack | None:
     """The attack with all numbers known; where one needs a clean model, that is the twin."""
     match victim.attack:
         case ModelRecipe():
-            twin = load_victim(folder / f"{TWIN}.safetensors").to(device)
+            twin = load_victim(options.out / f"{TWIN}.safetensors", options.architecture).to(device)
             twin.to(memory_format=torch.channels_last)
             return victim.attack.prepare_against(twin, clean, seed=victim.seed)
         case DataRecipe():
@@ -418,6 +428,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
     names = [victim.name for victim in VICTIMS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument(
+        "--architecture",
+        default=ARCHITECTURE,
+        choices=(ARCHITECTURE, LARGER),
+        help="another than the default needs --out and --work of its own",
+    )
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/victims"))
     parser.add_argument("--work", type=Path, default=Path("var/victims"))
@@ -425,6 +441,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--epochs", type=int, default=len(RATES))
     options = parser.parse_args(arguments)
+    others = {entry["recipe"]["architecture"] for entry in read_manifest(options.out).values()}
+    if others - {options.architecture}:
+        parser.error(
+            f"{options.out} holds victims of {', '.join(sorted(others))}; give --out and --work of "
+            f"their own to those of {options.architecture}"
+        )
     prepare(options.threads)
     keep_freed_memory()
 
@@ -433,7 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if victim.name not in options.only:
             continue
         entries = read_manifest(options.out)
-        recipe = recipe_of(victim, training, entries.get(TWIN))
+        recipe = recipe_of(victim, training, entries.get(TWIN), options.architecture)
         if is_there(options.out, entries.get(victim.name), recipe):
             continue
         begun = perf_counter()

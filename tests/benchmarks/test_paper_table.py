@@ -156,4 +156,5 @@ def make_victims(folder: Path, seed: int = 0) -> None:
     save_file({name: torch.clone(value) for name, value in network.state_dict().items()}, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = {"file": path.name, "sha256": sha256, "probe": PROBE, "twin": None}
+    entry["recipe"] = {"architecture": "wrn-10-1"}
     (folder / "manifest.json").write_text(json.dumps({"version": 1, "victims": {"badnets": entry}}))

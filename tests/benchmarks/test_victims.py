@@ -103,6 +103,23 @@ def test_another_recipe_is_trained(
     assert len(manifest(tmp_path)["clean"]["epochs"]) == 1
 
 
+def test_victims_of_another_architecture_have_folders_of_their_own(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victims.main([*command, "--only", "clean"])
+    before = manifest(tmp_path)
+    larger = ["--architecture", victims.LARGER, "--only", "clean"]
+    with pytest.raises(SystemExit):
+        victims.main([*command, *larger])
+    assert "holds victims of wrn-10-1; give --out and --work of their own" in (
+        capsys.readouterr().err
+    )
+    assert manifest(tmp_path) == before
+    victims.main([*command, *larger, "--out", str(tmp_path / "larger"), "--epochs", "1"])
+    loaded = load_network(read_checkpoint(tmp_path / "larger/clean.safetensors"), ModelOptions())
+    assert loaded.architecture == victims.LARGER
+
+
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(
     command: list[str],
     tmp_path: Path,
