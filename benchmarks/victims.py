@@ -42,6 +42,7 @@ from sanitizer.attacks.attack import Attack, DataRecipe, ModelRecipe
 from sanitizer.attacks.badnets import BadNets
 from sanitizer.attacks.blend import Blend
 from sanitizer.attacks.clean_label import CleanLabel
+from sanitizer.attacks.input_aware import InputAware
 from sanitizer.attacks.refool import RefoolRecipe
 from sanitizer.attacks.sig import Sig
 from sanitizer.attacks.trigger import Trigger, make_trigger
@@ -104,6 +105,20 @@ VICTIMS: tuple[Victim, ...] = (
     Victim("cl", CleanLabel(), min_asr=0.85),
     Victim("refool", RefoolRecipe(), min_asr=0.85),
     Victim("wanet", WaNet()),
+    # The paper's shares and density are for a ResNet-18 and 60 times the epochs.
+    Victim(
+        "input_aware",
+        InputAware(
+            fraction=0.2,
+            cross_ratio=0.5,
+            density=0.1,
+            backdoor_share=0.25,
+            cross_share=0.25,
+            mask_epochs=3,
+            epochs=7,
+            pattern_rate=0.003,
+        ),
+    ),
 )
 """In the order in which they are trained."""
 
