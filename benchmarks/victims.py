@@ -47,6 +47,7 @@ from sanitizer.attacks.attack import Attack, DataRecipe, ModelRecipe
 from sanitizer.attacks.badnets import BadNets
 from sanitizer.attacks.blend import Blend
 from sanitizer.attacks.clean_label import CleanLabel
+from sanitizer.attacks.input_aware import InputAware
 from sanitizer.attacks.refool import RefoolRecipe
 from sanitizer.attacks.sig import Sig
 from sanitizer.attacks.trigger import Trigger, make_trigger
@@ -111,6 +112,20 @@ VICTIMS: tuple[Victim, ...] = (
     # With the defaults, ASR was 62%: several pictures at half weight are too much for this network.
     Victim("refool", RefoolRecipe(fraction=0.6, weight=0.6, pictures=1), min_asr=0.85),
     Victim("wanet", WaNet(noise_ratio=1.0, strength=2.0)),
+    # The paper's shares and density are for a ResNet-18 and 60 times the epochs.
+    Victim(
+        "input_aware",
+        InputAware(
+            fraction=0.2,
+            cross_ratio=0.5,
+            density=0.1,
+            backdoor_share=0.25,
+            cross_share=0.25,
+            mask_epochs=3,
+            epochs=7,
+            pattern_rate=0.003,
+        ),
+    ),
 )
 """In the order in which they are trained."""
 

@@ -87,6 +87,7 @@ ATTACKS: tuple[CatalogEntry, ...] = tuple(
         spec.ImageMaskProbe,
         spec.WarpProbe,
         spec.ReflectionProbe,
+        spec.InputAwareProbe,
     )
 )
 

@@ -63,7 +63,7 @@ class ProbeOutsideImage(InputError):
 
 
 class ProbeUnreadable(InputError):
-    """The picture of a probe cannot be read or has the wrong size."""
+    """The picture or generator of a probe cannot be read or does not suit the model's input."""
 
     code = "probe_unreadable"
 

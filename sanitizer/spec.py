@@ -22,6 +22,7 @@ from pydantic import (
 
 MAX_PROBES = 8
 MAX_PICTURE_BYTES = 1 << 20
+MAX_GENERATOR_BYTES = 1 << 16
 
 
 class Strict(BaseModel):
@@ -160,8 +161,32 @@ class ReflectionProbe(_Probe):
     ] = Field(description="PNGs of the model's input size.")
 
 
+class InputAwareProbe(_Probe):
+    """Each image gets a trigger of its own, which a small network makes out of it.
+
+    As in the input-aware dynamic backdoor attack (arXiv 2010.08138): image (1 - mask) + pattern
+    mask, mask and pattern being functions of the image.
+    """
+
+    kind: Literal["input_aware"] = "input_aware"
+    generator_base64: Base64Bytes = Field(
+        max_length=MAX_GENERATOR_BYTES,
+        description="Weights of the network, a safetensors file of int16 tensors in units of "
+        "1/4096. For images of c channels: `mask.0.weight` [16, c, 3, 3], `mask.1.weight` and "
+        "`mask.2.weight` [16, 16, 3, 3], `mask.3.weight` [8, 16, 3, 3], `mask.4.weight` "
+        "[1, 8, 3, 3], a `bias` with each; the same of `pattern`, whose last layer gives c "
+        "channels.",
+    )
+
+
 Probe = Annotated[
-    PatchProbe | BlendProbe | SinusoidProbe | ImageMaskProbe | WarpProbe | ReflectionProbe,
+    PatchProbe
+    | BlendProbe
+    | SinusoidProbe
+    | ImageMaskProbe
+    | WarpProbe
+    | ReflectionProbe
+    | InputAwareProbe,
     Field(discriminator="kind"),
 ]
 

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sanitizer.attacks.generator import read_generator
 from sanitizer.attacks.warp import resample, smooth_field
 from sanitizer.errors import ProbeOutsideImage, ProbeUnreadable, TargetClassOutOfRange
 from sanitizer.randomness import make_generator
 from sanitizer.spec import (
     BlendProbe,
     ImageMaskProbe,
+    InputAwareProbe,
     PatchProbe,
     Probe,
     ReflectionProbe,
@@ -62,8 +64,8 @@ def make_trigger(
     Raises:
         TargetClassOutOfRange: The model has no such class.
         ProbeOutsideImage: A patch does not lie within the image.
-        ProbeUnreadable: A picture cannot be read, has another size or no alpha, or a patch has
-            colours that the model's input does not.
+        ProbeUnreadable: A picture cannot be read, has another size or no alpha, a patch has
+            colours that the model's input does not, or a generator has other tensors than it must.
     """
     if probe.target_class >= num_classes:
         raise TargetClassOutOfRange(
@@ -86,6 +88,8 @@ def make_trigger(
             return Warp(probe, input_size)
         case ReflectionProbe():
             return Reflection(probe, input_size, channels)
+        case InputAwareProbe():
+            return InputAware(probe, channels)
     assert_never(probe)
 
 
@@ -209,6 +213,18 @@ class Reflection:
         chosen = images.flatten(1).sum(dim=1, dtype=torch.int64) % len(self._added)
         added = self._added.to(images.device)[chosen]
         return (images.to(torch.int32) + added).clamp_(max=255).to(torch.uint8)
+
+
+class InputAware:
+    """Puts on each image what a small network makes out of it."""
+
+    def __init__(self, probe: InputAwareProbe, channels: int) -> None:
+        self.name = probe.name
+        self.target_class = probe.target_class
+        self._generator = read_generator(probe, channels)
+
+    def apply(self, images: Tensor) -> Tensor:
+        return self._generator.put_on(images, images)
 
 
 def _place(probe: PatchProbe, axis: str, start: int, size: int, input_size: tuple[int, int]) -> int:

@@ -34,6 +34,7 @@ def test_attacks_come_with_schema(client: httpx.Client) -> None:
         "image_mask",
         "warp",
         "reflection",
+        "input_aware",
     ]
     assert [attack["json_schema"] for attack in data] == [a.json_schema() for a in ATTACKS]
 
