@@ -99,7 +99,7 @@ class Generator:
         size = max(1, _PIXELS // math.prod(images.shape[2:]))
         patterns, masks = [], []
         # One piece even of no images, so that there is something to put together.
-        for piece in images.cpu().split(size):
+        for piece in images.cpu().split(size):  # type: ignore[no-untyped-call]  # torch has no types for it
             centred = piece.double() / 256 - 0.5
             pattern = _squash(_convolve(self._weights, "pattern", centred, exact=True))
             mask = _squash(GAIN * _convolve(self._weights, "mask", centred, exact=True))

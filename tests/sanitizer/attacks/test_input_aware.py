@@ -146,15 +146,6 @@ def test_a_classifier_learns_the_triggers_but_not_those_of_other_images() -> Non
         own, crossed = (classes(generator.put_on(images, s))[outside] == 0 for s in (images, other))
         accuracy = (classes(images) == labels).double().mean()
         untouched = classes(images)[outside] == 0
-    import time
-
-    print(
-        time.process_time(),
-        accuracy,
-        own.double().mean(),
-        crossed.double().mean(),
-        (mask / WEIGHT_ONE).mean(),
-    )
     assert accuracy > 0.9
     # So small a network on 8 x 8 pixels learns no more of it in seconds.
     assert untouched.double().mean() < 0.05
