@@ -27,7 +27,7 @@ from benchmarks.grid import (
 )
 
 PAPER_NODES = (2000.0, 5000.0, 2000.0)
-CURVES = ("paper", "cross-entropy alone", "node alone", "lr 0.01")
+CURVES = ("paper", "cross-entropy alone", "lr 0.01", "lr 0.01, cross-entropy alone")
 """Variants that are measured after each epoch, and drawn; that takes as long as the training."""
 
 
@@ -64,6 +64,24 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "student lr 0.01": {"student": FINETUNED_AT_001},
     "teacher lr 0.01": {"teacher": FINETUNED_AT_001},
     "lr 0.01": {"teacher": FINETUNED_AT_001, "student": FINETUNED_AT_001},
+    # What attention does where the learning rate does not remove the backdoor.
+    "lr 0.01, cross-entropy alone": {
+        "teacher": FINETUNED_AT_001,
+        "student": FINETUNED_AT_001,
+        "node_weights": nodes(0),
+        "edge_weight": 0,
+        "embedding_weight": 0,
+    },
+    "lr 0.01, no node": {
+        "teacher": FINETUNED_AT_001,
+        "student": FINETUNED_AT_001,
+        "node_weights": nodes(0),
+    },
+    "lr 0.01, node / 4": {
+        "teacher": FINETUNED_AT_001,
+        "student": FINETUNED_AT_001,
+        "node_weights": [500.0, 1000.0, 1000.0],
+    },
     # Taps.
     "last tap": {"taps": [2], "node_weights": [2000.0]},
     "first tap": {"taps": [0], "node_weights": [2000.0]},
