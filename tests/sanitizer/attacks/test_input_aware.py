@@ -120,22 +120,21 @@ def test_what_the_recipe_says_is_what_is_done() -> None:
 def test_a_classifier_learns_the_triggers_but_not_those_of_other_images() -> None:
     recipe = replace(
         QUICK,
-        density=0.15,
-        mask_epochs=6,
-        epochs=8,
-        batch_size=64,
+        density=0.3,
+        mask_epochs=4,
+        epochs=16,
+        batch_size=32,
         backdoor_share=0.25,
         cross_share=0.25,
-        classifier_rate=0.03,
+        classifier_rate=0.1,
     )
-    clean = digit_set(0, 800)
+    clean = digit_set(0, 1000)
     weights, classifier = recipe.train_generator(learn(clean), clean, seed=0)
     generator = read_generator(PreparedInputAware(0, 1, 1, pack(weights)).probe(), 1)
     fresh = digit_set(1400, 1797)
     images, other = torch.from_numpy(fresh.images), torch.from_numpy(fresh.images).roll(5, 0)
     _, mask = generator.triggers(images)
-    # The bound has a price, not a wall.
-    assert 0.03 < (mask / WEIGHT_ONE).mean() < 0.25
+    assert 0.1 < (mask / WEIGHT_ONE).mean() < 0.3
     labels = torch.from_numpy(fresh.labels.copy())
     outside = labels != 0
     with torch.inference_mode():
@@ -149,7 +148,7 @@ def test_a_classifier_learns_the_triggers_but_not_those_of_other_images() -> Non
     assert accuracy > 0.9
     # So small a network on 8 x 8 pixels learns no more of it in seconds.
     assert untouched.double().mean() < 0.05
-    assert own.double().mean() > 0.4
+    assert own.double().mean() > 0.45
     assert crossed.double().mean() < own.double().mean() - 0.15
 
 
