@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sanitizer.attacks.generator import draw_weights, pack
 from sanitizer.attacks.trigger import Trigger, make_trigger
 from sanitizer.errors import ProbeOutsideImage, ProbeUnreadable, TargetClassOutOfRange
 from sanitizer.randomness import make_generator
 from sanitizer.spec import (
     BlendProbe,
     ImageMaskProbe,
+    InputAwareProbe,
     PatchProbe,
     Probe,
     ReflectionProbe,
@@ -52,6 +54,10 @@ def image_mask(png: bytes) -> ImageMaskProbe:
 def reflection(*pngs: bytes, weight: float = 0.5) -> ReflectionProbe:
     pictures = tuple(base64.b64encode(png) for png in pngs)
     return ReflectionProbe(target_class=0, weight=weight, pictures_base64=pictures)
+
+
+def input_aware(channels: int = 3) -> InputAwareProbe:
+    return InputAwareProbe(target_class=0, generator_base64=pack(draw_weights(channels, 0)))
 
 
 def images_of(count: int = 4, channels: int = 3, size: tuple[int, int] = SIZE) -> Tensor:
@@ -215,7 +221,9 @@ def test_the_pixels_of_an_image_say_which_reflection_it_gets() -> None:
     assert set(chosen) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("probe", [reflection(png_of(noise(3))), WarpProbe(target_class=0)])
+@pytest.mark.parametrize(
+    "probe", [reflection(png_of(noise(3))), WarpProbe(target_class=0), input_aware()]
+)
 def test_the_batch_an_image_comes_in_does_not_matter(probe: Probe) -> None:
     images, trigger = images_of(9), trigger_of(probe)
     alone = torch.cat([trigger.apply(image[None]) for image in images])
@@ -227,6 +235,18 @@ def test_a_black_reflection_is_refused_and_named() -> None:
     with pytest.raises(ProbeUnreadable, match=r"the picture 1, 2 \(from 0\) is black") as caught:
         trigger_of(reflection(png_of(noise(3)), black, black))
     assert caught.value.data["pictures"] == [1, 2]
+
+
+def test_a_network_s_trigger_on_an_image_is_not_the_one_on_another() -> None:
+    images = images_of()
+    triggered = trigger_of(input_aware()).apply(images)
+    changes = triggered.int() - images.int()
+    assert (changes[0] != changes[1:]).flatten(1).any(dim=1).all()
+
+
+def test_a_network_for_other_channels_is_refused() -> None:
+    with pytest.raises(ProbeUnreadable, match="a model whose input has 1 channel, int16"):
+        trigger_of(input_aware(3), channels=1)
 
 
 def test_a_warp_that_changes_nothing_is_refused() -> None:
@@ -269,8 +289,9 @@ def test_a_mask_that_is_transparent_everywhere_is_refused() -> None:
         image_mask(png_of(noise(4))),
         WarpProbe(target_class=0),
         reflection(png_of(noise(3))),
+        input_aware(),
     ],
-    ids=["patch", "blend", "sinusoid", "image_mask", "warp", "reflection"],
+    ids=["patch", "blend", "sinusoid", "image_mask", "warp", "reflection", "input_aware"],
 )
 def test_the_images_that_came_are_left_alone(probe: Probe) -> None:
     images = images_of()

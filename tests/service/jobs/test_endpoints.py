@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 
 from sanitizer.errors import Fault
 from sanitizer.events import ErrorEvent, Stage
+from sanitizer.spec import MAX_GENERATOR_BYTES
 from service.db.base import utc_now
 from service.db.session import SessionFactory, transaction
 from service.db.tables import Job, WorkerRecord
@@ -315,6 +316,33 @@ def test_picture_of_a_probe_comes_back_as_it_was_sent(client: httpx.Client) -> N
     assert sent.strip() == "iVBORw0KGgo="
     retried = client.get(job["links"]["self"]).json()
     assert retried["request"] == job["request"]
+
+
+@pytest.mark.parametrize(
+    ("generator", "said"),
+    [
+        ("QUJD" * (MAX_GENERATOR_BYTES // 4 + 1), f"at most {MAX_GENERATOR_BYTES} bytes"),
+        ("QUI", "Base64 decoding error"),
+        (None, "valid bytes"),
+    ],
+    ids=["too large", "no base64", "nothing"],
+)
+def test_generator_of_a_probe_that_cannot_be_one_is_refused_at_once(
+    client: httpx.Client, generator: str | None, said: str
+) -> None:
+    probe = {"kind": "input_aware", "target_class": 0, "generator_base64": generator}
+    answer = client.post("/v1/jobs", json=job_body(client, probes=[probe]))
+    assert answer.status_code == 422
+    (error,) = read_problem(answer)["errors"]
+    assert error["pointer"].startswith("/probes/0")
+    assert error["pointer"].endswith("/generator_base64")
+    assert said in error["detail"]
+
+
+def test_generator_of_the_largest_size_is_taken(client: httpx.Client) -> None:
+    generator = "QUJD" * (MAX_GENERATOR_BYTES // 4)
+    probe = {"kind": "input_aware", "target_class": 0, "generator_base64": generator}
+    assert make_job(client, probes=[probe])["status"] == "queued"
 
 
 class TestValidateOnly:
