@@ -270,6 +270,8 @@ def _tell(cell: Cell, kept: Mapping[str, Any], left: int, seconds: float) -> Non
 def command_of(module: str, arguments: Sequence[str] | None) -> str:
     """What a person types for a benchmark; without arguments, those of this process."""
     given = sys.argv[1:] if arguments is None else arguments
+    # What is there was not made by printing it.
+    given = [argument for argument in given if argument != "--cached"]
     return " ".join([f"python -m {module}", *given])
 
 
