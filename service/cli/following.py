@@ -32,6 +32,9 @@ def follow(
 ) -> JobAnswer:
     """Shows a job until it has ended; connections that break are made again.
 
+    Of a job that was seen before its end everything is shown, also what came while there was no
+    connection. Of one that has ended already nothing is.
+
     Raises:
         NoAnswer: The server was silent for too long.
         Refused: The server has a problem with the request, such as an unknown job.
@@ -39,12 +42,14 @@ def follow(
     parser = EventParser()
     answered: float | None = None
     tries = 0
+    behind = False  # whether events may be there that were not shown
     while True:
         try:
             job = remote.job(job_id)
             answered = clock()
-            if job.is_over:
+            if job.is_over and not behind:
                 return job
+            behind = True
             if job.status == "queued":
                 view.wait(job.waiting_reason or "in the queue")
                 pause(POLL_SECONDS)
@@ -55,8 +60,11 @@ def follow(
                     answered, tries = clock(), 0
                     view.feed(event.type, event.data, _time(event.at))
                     if _is_turn(event):
+                        behind = event.data.get("status") not in TERMINAL_STATES
                         break
                 else:
+                    if job.is_over:
+                        return job
                     pause(parser.retry_seconds or POLL_SECONDS)
         except (Unreachable, NoAnswer, Refused) as failure:
             if isinstance(failure, Refused) and failure.status < 500:

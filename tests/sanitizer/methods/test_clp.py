@@ -128,6 +128,9 @@ def test_without_norms_kernels_and_biases_go() -> None:
     outlier = nn.Conv2d(1, 8, 3)
     network = nn.Sequential(outlier, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
     with torch.no_grad():
+        # No channel stands out but that one.
+        outlier.weight.fill_(0.1)
+        network[2].weight.fill_(0.1)  # type: ignore[operator]  # a tensor
         outlier.weight[3] *= 50
     figures = prune_by_lipschitz_bound(network, SHAPE, 2)
     assert figures == {"pruned_channels": 1, "channels": 16, "layers": 2}

@@ -119,6 +119,53 @@ def test_every_event_is_shown_once_though_the_stream_breaks(
     assert exit_of(ended) is Exit.UNSUPPORTED
 
 
+def test_what_a_job_said_last_is_shown_though_it_ended_while_there_was_no_connection(
+    sessions: SessionFactory, login: Login, job: JobAnswer
+) -> None:
+    worker = Working(sessions, job.id)
+    worker.tell(1, EPOCHS)
+    ends = iter([lambda: worker.tell(EPOCHS + 1, EPOCHS + 1), worker.fail])
+    seen = Seen()
+
+    def pause(_seconds: float) -> None:
+        """Called once the connection has broken."""
+        for end in ends:
+            end()
+
+    with breaking(login.url, 6000) as wire, Remote(Login(wire.url, login.api_key)) as remote:
+        ended = follow(remote, job.id, seen.view, pause=pause)
+    assert "the connection to the server broke" in seen.text
+    assert seen.epochs == lines(1, EPOCHS + 1)
+    assert ended.status == "failed"
+
+
+def test_a_job_that_ran_while_nobody_asked_is_shown(
+    sessions: SessionFactory, api: Remote, job: JobAnswer
+) -> None:
+    seen = Seen()
+
+    def pause(_seconds: float) -> None:
+        """Called while the job waits."""
+        worker = Working(sessions, job.id)
+        worker.tell(1, 3)
+        worker.fail()
+
+    ended = follow(api, job.id, seen.view, pause=pause)
+    assert seen.epochs == lines(1, 3)
+    assert ended.status == "failed"
+
+
+def test_nothing_is_shown_of_a_job_that_had_ended_already(
+    sessions: SessionFactory, api: Remote, job: JobAnswer
+) -> None:
+    worker = Working(sessions, job.id)
+    worker.tell(1, 3)
+    worker.fail()
+    seen = Seen()
+    assert follow(api, job.id, seen.view).status == "failed"
+    assert seen.text == ""
+
+
 def test_a_job_that_goes_back_into_the_queue_is_followed_on(
     sessions: SessionFactory, api: Remote, job: JobAnswer
 ) -> None:
