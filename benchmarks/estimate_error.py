@@ -100,7 +100,7 @@ def write_spec(case: Case, shared: Path, folder: Path, device: str, threads: int
             },
             "clean_data": {"path": cifar / "train.parquet", "images": case.clean},
             "evaluation_data": {"path": cifar / "test.parquet", "images": case.evaluation},
-            "method": {"name": case.method, **dict.fromkeys(stages, training)},
+            "method": {"name": case.method, "preset": "paper", **dict.fromkeys(stages, training)},
             "probes": [{**PROBE, "pixels": PIXELS}],
             "device": device,
             "threads": threads,

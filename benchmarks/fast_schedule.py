@@ -52,6 +52,7 @@ def run_candidate(options: argparse.Namespace, name: str, seed: int) -> dict[str
         "holdout": 0.5,
         "method": {
             "name": "argd",
+            "preset": "paper",
             "teacher": training(teacher, batch_size),
             "student": training(student, batch_size),
         },

@@ -88,7 +88,7 @@ class Grid:
         current = {victim["sha256"] for victim in self.victims.values()}
         # Of no use to anybody are runs of victims that have been trained anew since.
         self._runs: dict[str, Any] = {
-            key: kept
+            _renewed(key): kept
             for key, kept in content["runs"].items()
             if json.loads(key)["victim"] in current
         }
@@ -208,6 +208,13 @@ class Grid:
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=1) + "\n")
         partial.replace(self._path)
+
+
+def _renewed(key: str) -> str:
+    """The key of a run as this version writes it: settings that came since are the preset's."""
+    parts = json.loads(key)
+    method = METHOD_ADAPTER.validate_python(parts["method"]).model_dump(mode="json")
+    return json.dumps(parts | {"method": method}, sort_keys=True)
 
 
 def add_options(parser: argparse.ArgumentParser, work: str) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sanitizer.cost.workload import AROUND
 from sanitizer.report.model import Report
 
 
@@ -40,9 +41,8 @@ def run(spec: dict[str, Any], folder: Path, *, threads: int) -> Report:
 
 def training_seconds(report: Report) -> float:
     """Seconds of what the method did, without loading, measuring and curves."""
-    around = {"load", "baseline", "evaluate", "write"}
     return sum(
         sum(epoch.values["seconds"] for epoch in stage.epochs) if stage.epochs else stage.seconds
         for stage in report.stages
-        if stage.stage not in around
+        if stage.stage not in AROUND
     )

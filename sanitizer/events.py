@@ -14,10 +14,14 @@ from sanitizer.report.model import ArtifactKind
 
 
 class Stage(StrEnum):
-    """The stages of a run; the method says which there are between the measurements."""
+    """The stages of a run; the method says which there are between the measurements.
+
+    `inspect` and `reinspect` search for triggers, before and after, where that was asked for.
+    """
 
     LOAD = "load"
     BASELINE = "baseline"
+    INSPECT = "inspect"
     TEACHER = "teacher"
     FINETUNE = "finetune"
     DISTIL = "distil"
@@ -27,6 +31,7 @@ class Stage(StrEnum):
     STATISTICS = "statistics"
     UNLEARN = "unlearn"
     EVALUATE = "evaluate"
+    REINSPECT = "reinspect"
     WRITE = "write"
 
 

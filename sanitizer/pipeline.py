@@ -15,8 +15,18 @@ from torch import Tensor
 
 from sanitizer.compute import choose_device, choose_precision, device_name, prepare
 from sanitizer.cost.measured import measure_cost
+from sanitizer.cost.workload import RATED_IMAGES, SEARCH_FAMILIES, inspection_passes
 from sanitizer.data.loader import Batches
+from sanitizer.data.splits import draw
 from sanitizer.evaluation.evaluate import evaluate
+from sanitizer.evaluation.inversion import (
+    SEARCHED_IMAGES,
+    Found,
+    Subject,
+    classes_of,
+    inspect,
+    restore,
+)
 from sanitizer.evaluation.metrics import defense_effectiveness
 from sanitizer.evaluation.predict import predict
 from sanitizer.events import (
@@ -32,6 +42,7 @@ from sanitizer.methods.plan import Bench, ChangingStage, MethodStage, TrainingSt
 from sanitizer.networks.checkpoints import read_checkpoint, write_checkpoint
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.progress import Emit, Progress
+from sanitizer.randomness import derive_seed
 from sanitizer.report.artifacts import (
     model_artifact,
     result_name,
@@ -39,9 +50,12 @@ from sanitizer.report.artifacts import (
     write_report,
 )
 from sanitizer.report.model import (
+    ChangeFamily,
     Cost,
     EpochRecord,
     Evaluation,
+    Inspection,
+    Inspections,
     ModelFile,
     Report,
     StageRecord,
@@ -135,9 +149,15 @@ class _Run:
         self.network.to(memory_format=torch.channels_last)
         if self.state.before is None:
             self._measure_suspect()
+        self.found_before = self._search(
+            Stage.INSPECT, "Searching the model as it came for triggers."
+        )
         self._train()
         model_path = self._deliver()
         after = self._measure(Stage.EVALUATE, "Measuring the sanitized model.")
+        self.found_after = self._search(
+            Stage.REINSPECT, "Searching the sanitized model for triggers."
+        )
         return self._write(model_path, after)
 
     def _load_state(self, fingerprint: str) -> RunState | None:
@@ -177,6 +197,71 @@ class _Run:
 
     def _with_first_trigger(self, images: Tensor) -> Tensor:
         return self.inputs.triggers[0].apply(images) if self.inputs.triggers else images[:0]
+
+    # --- Search ------------------------------------------------------------------------------
+
+    def _search(self, stage: Stage, message: str) -> list[Found]:
+        """Searches the network as it stands, where that was asked for.
+
+        The leader alone does: one search after the other leaves nothing to share.
+        """
+        if not self.spec.inspect or not self.group.is_leader:
+            return []
+        subject = self._subject()
+        kept = self.state.searches.setdefault(stage.value, [])
+        found = [restore(subject, each) for each in kept]
+        if stage.value in self.state.inspected:
+            return found
+        self.journal.begin(stage, message)
+        begun = saved_at = monotonic()
+
+        def on_search() -> None:
+            nonlocal saved_at
+            kept.append(found[-1].state())
+            self.progress.add(stage, inspection_passes(1) / SEARCH_FAMILIES)
+            if monotonic() - saved_at >= self.spec.checkpoint_seconds:
+                self._save(None)
+                saved_at = monotonic()
+
+        inspection = inspect(subject, found, on_search)
+        self.state.inspected[stage.value] = inspection
+        values = {
+            f"estimated_asr.{each.target_class}": each.estimated_asr for each in inspection.classes
+        }
+        values["anomaly"] = inspection.anomaly
+        self.journal.emit(MetricEvent(stage=stage, values=values))
+        self._record(stage, monotonic() - begun)
+        self._save(None)
+        return found
+
+    def _subject(self) -> Subject:
+        """The network with the images that it is searched with, the same before and after."""
+        clean, evaluation = self.inputs.clean, self.inputs.evaluation
+        seed = derive_seed(self.spec.seed, "inspection")
+        return Subject(
+            network=self.network.eval(),
+            point=self.inputs.suspect.taps[-1],
+            num_classes=self.inputs.suspect.num_classes,
+            searched=clean.subset(draw(clean.labels, min(SEARCHED_IMAGES, len(clean)), seed)),
+            measured=evaluation.subset(
+                draw(evaluation.labels, min(RATED_IMAGES, len(evaluation)), seed)
+            ),
+            device=self.device,
+            seed=self.spec.seed,
+        )
+
+    def _inspections(self) -> Inspections | None:
+        """What both searches say, and what the changes that were found before do now."""
+        if not self.spec.inspect or not self.group.is_leader:
+            return None
+        carried = [
+            each for each in self.found_before if each.change.family is not ChangeFamily.FEATURES
+        ]
+        return Inspections(
+            before=self.state.inspected[Stage.INSPECT],
+            after=self.state.inspected[Stage.REINSPECT],
+            carried=classes_of(self._subject(), carried, {}),
+        )
 
     # --- Train -------------------------------------------------------------------------------
 
@@ -288,6 +373,7 @@ class _Run:
         before = self.state.before
         if before is None:
             raise RuntimeError("the suspect model is measured before anything is written")
+        inspections = self._inspections()
         report = Report(
             model=inputs.model_record(),
             input=inputs.input_file,
@@ -313,7 +399,8 @@ class _Run:
                 )
                 for old, new in zip(before.probes, after.probes, strict=True)
             },
-            decision=decide(self.spec.policy, before, after),
+            decision=decide(self.spec.policy, before, after, inspections),
+            inspections=inspections,
             stages=self.state.finished,
             warnings=self.journal.warnings,
             seconds=self._seconds(),
@@ -335,12 +422,26 @@ class _Run:
 
     def _draw(self, report: Report) -> dict[str, bytes]:
         # Matplotlib takes most of a second to import, and a run that fails never needs it.
-        from sanitizer.report.plots import plot_before_after, plot_curves, plot_examples
+        from sanitizer.report.plots import (
+            plot_before_after,
+            plot_curves,
+            plot_examples,
+            plot_inspection,
+        )
 
         pictures = {
             "curves.png": plot_curves(report),
             "before_after.png": plot_before_after(report),
         }
+        if (inspections := report.inspections) is not None:
+            pictures["inspection.png"] = plot_inspection(
+                inspections,
+                [
+                    _looks(inspections.before, self.found_before),
+                    _looks(inspections.after, self.found_after),
+                ],
+                self.inputs.evaluation.class_names,
+            )
         examples = self._with_first_trigger(self.inputs.examples)
         if len(examples):
             pictures["examples.png"] = plot_examples(
@@ -412,12 +513,16 @@ class _Run:
 
     def _planned_work(self) -> float:
         measured = 2 * self._evaluation_work(len(self.inputs.evaluation.labels))
+        if self.spec.inspect:
+            measured += 2 * inspection_passes(self.inputs.suspect.num_classes)
         return measured + sum(map(self._stage_work, self.stages))
 
     def _done_work(self) -> float:
         done = 0.0
         if self.state.before is not None:
             done += self._evaluation_work(len(self.inputs.evaluation.labels))
+        searches = sum(map(len, self.state.searches.values()))
+        done += searches * inspection_passes(1) / SEARCH_FAMILIES
         finished = {record.stage for record in self.state.finished}
         for stage in self.stages:
             if stage.stage in finished:
@@ -487,6 +592,17 @@ def _fingerprint(
         "evaluation": inputs.evaluation_sha256,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _looks(inspection: Inspection, found: Sequence[Found]) -> dict[ChangeFamily, NDArray[np.uint8]]:
+    """What was found for the class that stands out most, as pictures, [C, H, W]."""
+    target = inspection.strongest.target_class
+    looks = {each.change.family: each.change.look() for each in found if each.target == target}
+    return {
+        family: (255 * look).round().to(torch.uint8).cpu().numpy()
+        for family, look in looks.items()
+        if look is not None
+    }
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:

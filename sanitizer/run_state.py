@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sanitizer.methods.loop import LoopState
-from sanitizer.report.model import EpochRecord, Evaluation, StageRecord
+from sanitizer.report.model import EpochRecord, Evaluation, Inspection, StageRecord
 
 FILE_NAME = "checkpoint.pt"
 
@@ -29,6 +29,8 @@ class RunState:
         seconds: Spent before this process began.
         curve_seconds: Spent on the figures after each epoch.
         before: Figures of the suspect model, once measured.
+        searches: What searches found, by stage; see `Found.state`.
+        inspected: What finished inspections say, by stage.
         example_predictions: What the suspect model says of the example pictures.
         finished: Records of the finished stages.
         epochs: Records of the finished epochs of the stage under way.
@@ -41,6 +43,8 @@ class RunState:
     seconds: float = 0.0
     curve_seconds: float = 0.0
     before: Evaluation | None = None
+    searches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    inspected: dict[str, Inspection] = field(default_factory=dict)
     example_predictions: list[int] = field(default_factory=list)
     finished: list[StageRecord] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -55,6 +59,8 @@ class RunState:
             "seconds": self.seconds,
             "curve_seconds": self.curve_seconds,
             "before": self.before and self.before.model_dump_json(),
+            "searches": self.searches,
+            "inspected": {stage: each.model_dump_json() for stage, each in self.inspected.items()},
             "example_predictions": self.example_predictions,
             "finished": [record.model_dump_json() for record in self.finished],
             "epochs": [record.model_dump_json() for record in self.epochs],
@@ -99,6 +105,11 @@ class RunState:
             seconds=content["seconds"],
             curve_seconds=content.get("curve_seconds", 0.0),
             before=Evaluation.model_validate_json(before) if before else None,
+            searches=content.get("searches", {}),
+            inspected={
+                stage: Inspection.model_validate_json(line)
+                for stage, line in content.get("inspected", {}).items()
+            },
             example_predictions=content["example_predictions"],
             finished=[StageRecord.model_validate_json(line) for line in content["finished"]],
             epochs=[EpochRecord.model_validate_json(line) for line in content["epochs"]],

@@ -41,7 +41,7 @@ def make_report(verdict: Verdict = Verdict.ALLOWED, *, cost: Cost | None = None)
         output=ModelFile(filename="model.pt", format="pytorch", sha256=SHA256, bytes=4),
         clean_data=_data(),
         evaluation_data=_data(),
-        method={"name": "argd"},
+        method={"name": "argd", "preset": "paper"},
         seed=0,
         device="cpu",
         versions={"torch": "2.7"},

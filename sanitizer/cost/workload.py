@@ -18,6 +18,7 @@ from sanitizer.spec import (
     FinePruningConfig,
     FinetuneConfig,
     FtSamConfig,
+    Hardening,
     IBauConfig,
     McrConfig,
     MethodConfig,
@@ -54,8 +55,30 @@ measurement on a CPU: 4 a step for a PreAct-ResNet-18, 8 for a WRN-16-1."""
 STATISTICS_PASSES = 1.0
 """Each image goes through once."""
 
-AROUND = frozenset({Stage.LOAD, Stage.BASELINE, Stage.EVALUATE, Stage.WRITE})
-"""The stages that every run has; what lies between is the method's."""
+AROUND = frozenset(
+    {
+        Stage.LOAD,
+        Stage.BASELINE,
+        Stage.INSPECT,
+        Stage.EVALUATE,
+        Stage.REINSPECT,
+        Stage.WRITE,
+    }
+)
+"""The stages that every run may have; what lies between is the method's."""
+MEASURING = (Stage.BASELINE, Stage.INSPECT, Stage.EVALUATE, Stage.REINSPECT)
+"""Of these, those that put images through a network."""
+
+SEARCH_STEPS = 100
+"""Of each search for a change that leads to a class, with a batch each."""
+SEARCH_BATCH = 32
+SEARCH_PASSES = 2.0
+"""A forward pass, and a backward pass that needs gradients of inputs alone."""
+SEARCH_FAMILIES = 3
+MAX_TARGETS = 16
+"""Classes that are searched; where there are more, those that misled images fall into most."""
+RATED_IMAGES = 500
+"""At most, that a change is measured on: of so many a rate is known to 4.4 points."""
 CHANGES = frozenset({Stage.PRUNE, Stage.STATISTICS})
 """Stages that change a network at once: there are no epochs to measure after."""
 
@@ -97,6 +120,9 @@ class Workload(_Part):
     training: tuple[TrainingWork, ...]
     evaluation_images: int = Field(ge=0, le=MAX_COUNT)
     curve_images: int = Field(ge=0, le=MAX_COUNT, description="Measured after each epoch.")
+    inspected_classes: int = Field(
+        default=0, ge=0, le=MAX_COUNT, description="Searched for triggers; 0: no search is made."
+    )
     probes: int = Field(ge=0, le=MAX_COUNT)
     device: DeviceKind
     threads: int = Field(ge=1, le=4096, description="Of the CPU.")
@@ -118,10 +144,14 @@ class Workload(_Part):
 
     @property
     def evaluated(self) -> int:
-        """Images that go through a network without being trained on: twice all, and the curves."""
+        """Images that go through a network without being trained on: twice all, and the curves.
+
+        A search counts as what its passes are worth.
+        """
         epochs = sum(work.epochs for work in self.training if work.stage not in CHANGES)
         curves = self.curve_images * epochs
-        return (1 + self.probes) * (2 * self.evaluation_images + curves)
+        measured = (1 + self.probes) * (2 * self.evaluation_images + curves)
+        return measured + round(2 * inspection_passes(self.inspected_classes))
 
     @classmethod
     def of_report(cls, report: Report) -> Self | None:
@@ -137,6 +167,7 @@ class Workload(_Part):
             training=training_work(method, report.clean_data.images),
             evaluation_images=report.evaluation_data.images,
             curve_images=cost.curve_images,
+            inspected_classes=len(report.inspections.before.classes) if report.inspections else 0,
             probes=len(report.before.probes),
             device=cost.device,
             threads=cost.threads,
@@ -167,9 +198,7 @@ class Spent(_Part):
             return None
         seconds = {stage.stage: stage.seconds for stage in report.stages}
         training = sum(seconds.get(stage, 0.0) for stage in Stage if stage not in AROUND)
-        evaluation = cost.curve_seconds + sum(
-            seconds.get(stage, 0.0) for stage in (Stage.BASELINE, Stage.EVALUATE)
-        )
+        evaluation = cost.curve_seconds + sum(seconds.get(stage, 0.0) for stage in MEASURING)
         rest = cost.start_seconds + report.seconds - training - evaluation
         return cls(
             training_seconds=training,
@@ -219,11 +248,17 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
     match method:
         case FinetuneConfig():
             return (_work(Stage.FINETUNE, method.training, images, FINETUNING_PASSES),)
-        case NadConfig() | ArgdConfig():
-            passes = NAD_PASSES if isinstance(method, NadConfig) else ARGD_PASSES
+        case NadConfig():
             return (
                 _work(Stage.TEACHER, method.teacher, images, FINETUNING_PASSES),
-                _work(Stage.DISTIL, method.student, images, passes),
+                _work(Stage.DISTIL, method.student, images, NAD_PASSES),
+            )
+        case ArgdConfig(hardening=hardening):
+            teaching = hardened_passes(FINETUNING_PASSES, hardening)
+            distilling = hardened_passes(ARGD_PASSES, hardening)
+            return (
+                _work(Stage.TEACHER, method.teacher, images, teaching),
+                _work(Stage.DISTIL, method.student, images, distilling),
             )
         case FinePruningConfig():
             return (
@@ -247,6 +282,22 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
                 _work(Stage.CURVE, method.curve, images, FINETUNING_PASSES),
                 changing_work(Stage.STATISTICS, images, STATISTICS_PASSES),
             )
+
+
+def inspection_passes(classes: int) -> float:
+    """Forward passes of single images that a search of one model is worth.
+
+    Args:
+        classes: That are searched.
+    """
+    search = SEARCH_STEPS * SEARCH_BATCH * SEARCH_PASSES + RATED_IMAGES
+    return min(classes, MAX_TARGETS) * SEARCH_FAMILIES * search
+
+
+def hardened_passes(passes: float, hardening: Hardening) -> float:
+    """Forward passes that an image is worth in a hardened step of what costs `passes` without."""
+    perturbed = hardening.perturbed_share * FINETUNING_PASSES if hardening.perturbation else 0.0
+    return (2 if hardening.rho else 1) * (passes + perturbed)
 
 
 def i_bau_passes(config: IBauConfig) -> float:

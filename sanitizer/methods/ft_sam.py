@@ -1,30 +1,20 @@
-"""Fine-tuning with sharpness-aware minimisation (FT-SAM, Zhu et al., ICCV 2023, arXiv 2304.11823).
+"""Fine-tuning with sharpness-aware minimisation (FT-SAM, Zhu et al., ICCV 2023).
 
-The adaptive kind of SAM: a weight is moved in proportion to its size (ASAM, arXiv 2102.11600), and
-neurons that a backdoor needs tend to have large weights.
+arXiv 2304.11823.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sanitizer.methods.step import Step, StepOutput
+from sanitizer.methods.sharpness import SharpnessAwareStep
+from sanitizer.methods.step import StepOutput
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.spec import FtSamConfig
 
-NORM_FLOOR = 1e-12
-"""Added to the norm that is divided by, so that a gradient of zeros moves nothing; the authors'."""
 
-
-class FtSamStep(Step):
-    """Descends by the gradient at w + e, where e is the worst that may be done to w.
-
-    e = rho T^2 g / ||T g|| with T = diag(|w|) and g the gradient at w (equations 2 and 4 of arXiv
-    2304.11823). All trained parameters are moved, biases and batch norm's too, as in the authors'
-    code; ASAM's small constant beside |w| is 0 there.
-
-    The running statistics of batch norm are those of the first pass, at w.
-    """
+class FtSamStep(SharpnessAwareStep):
+    """Cross-entropy, with labels smoothed as in the authors' code."""
 
     def __init__(
         self,
@@ -33,7 +23,7 @@ class FtSamStep(Step):
         precision: torch.dtype = torch.float32,
         group: Group = ALONE,
     ) -> None:
-        super().__init__(network, precision, group)
+        super().__init__(network, config.rho, precision, group)
         self.config = config
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
@@ -41,51 +31,3 @@ class FtSamStep(Step):
         smoothing = self.config.label_smoothing
         loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
         return StepOutput(logits, {"cross_entropy": loss})
-
-    def backward(self, images: Tensor, labels: Tensor) -> StepOutput:
-        output = self(images, labels)
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        found = torch.autograd.grad(output.loss, parameters, allow_unused=True)
-        reached = [(p, g) for p, g in zip(parameters, found, strict=True) if g is not None]
-        weights = [parameter for parameter, _ in reached]
-        gradients = self._summed([gradient for _, gradient in reached])
-        buffers = list(self.network.buffers())
-        kept = [value.detach().clone() for value in (*weights, *buffers)]
-        with torch.no_grad():
-            for weight, change in zip(
-                weights, perturbation(weights, gradients, self.config.rho), strict=True
-            ):
-                weight.add_(change)
-        del found, reached, gradients
-        self(images, labels).loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-        # Put back from a copy: subtracting what was added would leave its rounding. And only now,
-        # since the backward pass refuses what was changed under it.
-        with torch.no_grad():
-            for value, before in zip((*weights, *buffers), kept, strict=True):
-                value.copy_(before)
-        return output
-
-    def _summed(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients of the whole batch, of which each process has a part."""
-        if self.group.size == 1:
-            return gradients
-        flat = self.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
-        parts = torch.split_with_sizes(flat, [gradient.numel() for gradient in gradients])
-        return [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
-
-
-@torch.no_grad()
-def perturbation(weights: list[nn.Parameter], gradients: list[Tensor], rho: float) -> list[Tensor]:
-    """What of ||T^-1 e|| <= rho raises the loss the most, to first order (equation 4).
-
-    Args:
-        weights: Of the network.
-        gradients: The loss's, one a weight.
-        rho: How far, in multiples of the weights.
-    """
-    scaled = [weight.abs() * gradient for weight, gradient in zip(weights, gradients, strict=True)]
-    norm = torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(value) for value in scaled])
-    )
-    factor = rho / (norm + NORM_FLOOR)
-    return [weight.abs() * value * factor for weight, value in zip(weights, scaled, strict=True)]

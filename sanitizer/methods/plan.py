@@ -17,6 +17,7 @@ from sanitizer.cost.workload import (
     IDLENESS_PASSES,
     NAD_PASSES,
     STATISTICS_PASSES,
+    hardened_passes,
     i_bau_passes,
 )
 from sanitizer.data.image_set import ImageSet
@@ -30,9 +31,11 @@ from sanitizer.methods.anp import (
 )
 from sanitizer.methods.argd.step import ArgdStep
 from sanitizer.methods.clp import find_layers, prune_by_lipschitz_bound
+from sanitizer.methods.feature_shift import FeatureShiftStep
 from sanitizer.methods.fine_pruning import FinePruneStep, find_classifier, prune_idle_channels
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.ft_sam import FtSamStep
+from sanitizer.methods.hardening import HardenedStep
 from sanitizer.methods.i_bau import IBauStep
 from sanitizer.methods.mcr import CurveStep, recompute_statistics
 from sanitizer.methods.nad import NadStep
@@ -47,6 +50,7 @@ from sanitizer.spec import (
     FinePruningConfig,
     FinetuneConfig,
     FtSamConfig,
+    Hardening,
     IBauConfig,
     McrConfig,
     MethodConfig,
@@ -155,13 +159,27 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
             )
         case ArgdConfig():
             return (
-                _finetuning(Stage.TEACHER, "teacher", config.teacher),
+                TrainingStage(
+                    Stage.TEACHER,
+                    "teacher",
+                    config.teacher,
+                    lambda bench: _hardened(
+                        _teaching_step(bench, config),
+                        config.hardening,
+                        (bench.seed, Stage.TEACHER, "perturbation"),
+                    ),
+                    relative_cost=hardened_passes(FINETUNING_PASSES, config.hardening),
+                ),
                 TrainingStage(
                     Stage.DISTIL,
                     "student",
                     config.student,
-                    lambda bench: _argd_step(bench, config),
-                    relative_cost=ARGD_PASSES,
+                    lambda bench: _hardened(
+                        _argd_step(bench, config),
+                        config.hardening,
+                        (bench.seed, Stage.DISTIL, "perturbation"),
+                    ),
+                    relative_cost=hardened_passes(ARGD_PASSES, config.hardening),
                 ),
             )
         case FinePruningConfig():
@@ -288,6 +306,8 @@ def check_applies(config: MethodConfig, network: nn.Module, shape: tuple[int, in
     match config:
         case FinePruningConfig():
             find_classifier(network)
+        case ArgdConfig() if config.classifier_shift:
+            find_classifier(network)
         case AnpConfig():
             masked_layers(network)
         case ClpConfig():
@@ -300,6 +320,22 @@ def _leave_curve(step: Step, config: McrConfig) -> None:
     if not isinstance(step, CurveStep):
         raise TypeError(f"a curve was expected, not {type(step).__name__}")
     step.network.leave(config.position)
+
+
+def _hardened(step: Step, hardening: Hardening, seed_parts: tuple[int | str, ...]) -> Step:
+    return HardenedStep(step, hardening, seed_parts) if hardening.is_on else step
+
+
+def _teaching_step(bench: Bench, config: ArgdConfig) -> Step:
+    if not config.classifier_shift:
+        return FinetuneStep(bench.teacher, bench.precision, bench.group)
+    return FeatureShiftStep(
+        bench.teacher,
+        config.classifier_shift,
+        make_generator(bench.seed, Stage.TEACHER, "classifier"),
+        bench.precision,
+        bench.group,
+    )
 
 
 def _argd_step(bench: Bench, config: ArgdConfig) -> ArgdStep:

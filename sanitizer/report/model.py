@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = "1"
 
+SUSPICIOUS_ANOMALY = 3.0
+"""From which anomaly on a class stands out."""
+
 
 class ArtifactKind(StrEnum):
     """What a file of a run is for."""
@@ -66,6 +69,87 @@ class Evaluation(_Part):
     accuracy: Proportion
     accuracy_per_class: dict[int, Proportion]
     probes: list[ProbeResult]
+
+
+class ChangeFamily(StrEnum):
+    """What kind of change of an image a search looks for."""
+
+    PATCH = "patch"
+    PATTERN = "pattern"
+    FEATURES = "features"
+
+
+class FoundChange(_Part):
+    """The smallest change of a kind that was found to lead images to a class."""
+
+    family: ChangeFamily = Field(
+        description="`patch`: some pixels are replaced; `pattern`: the same values are added to "
+        "every image; `features`: the same values are added to every feature map, as warps and "
+        "filters do to some degree."
+    )
+    size: float = Field(
+        ge=0,
+        description="`patch`: share of the image's pixels; `pattern`: root mean square, pixel "
+        "values from 0 to 255; `features`: root mean square, in standard deviations of a channel.",
+    )
+    reached: bool = Field(
+        description="Whether it led the images it was made on there; if not, `size` is that of the "
+        "last try."
+    )
+    rate: Proportion = Field(
+        description="Of other images, whose class is another, the share that is led there by the "
+        "change, cut down to the size that a trigger may have."
+    )
+    anomaly: float = Field(
+        description="How much smaller it is than those of the other classes: the distance of the "
+        "logarithm of its size from their median, in deviations (median absolute deviation times "
+        "1.4826). Positive: smaller."
+    )
+
+
+class ClassInspection(_Part):
+    """What was found that leads images to one class."""
+
+    target_class: int
+    natural_rate: Proportion = Field(
+        description="Of the images that `rate` is measured on, the share that the model takes for "
+        "this class as they are."
+    )
+    changes: list[FoundChange]
+    estimated_asr: float = Field(
+        ge=0, le=1, description="The highest `rate` of them: what a hidden trigger may reach."
+    )
+
+
+class Inspection(_Part):
+    """A search of one model for triggers, on clean images alone."""
+
+    classes: list[ClassInspection] = Field(description="Those that were searched.")
+    num_classes: int = Field(description="That the model has.")
+    anomaly: float = Field(description="The highest of any class and family.")
+    suspicious: list[int] = Field(description="Classes with a finding, the strongest first.")
+    searched_images: int = Field(description="That changes were made on.")
+    measured_images: int = Field(description="Others, that `rate` is measured on.")
+    seconds: float
+
+    @property
+    def strongest(self) -> ClassInspection:
+        """The class that stands out most; where none does, that which most images are led to."""
+        if self.suspicious:
+            first = self.suspicious[0]
+            return next(each for each in self.classes if each.target_class == first)
+        return max(self.classes, key=lambda each: each.estimated_asr)
+
+
+class Inspections(_Part):
+    """The searches before and after, and what became of the changes that were found before."""
+
+    before: Inspection
+    after: Inspection
+    carried: list[ClassInspection] = Field(
+        description="The changes found in the model as it came, on the sanitized model. Those of "
+        "features are left out: its features are others."
+    )
 
 
 class ModelFile(_Part):
@@ -203,6 +287,9 @@ class Report(_Part):
         "(1 + max(0, drop in ASR) - max(0, drop in ACC)) / 2."
     )
     decision: Decision
+    inspections: Inspections | None = Field(
+        default=None, description="Null: the request did not ask for a search."
+    )
     stages: list[StageRecord]
     warnings: list[WarningRecord]
     seconds: float

@@ -4,7 +4,7 @@ Drawn with matplotlib's objects, never through pyplot: that one keeps every figu
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -19,7 +19,13 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from matplotlib.typing import RcKeyType
 from numpy.typing import NDArray
 
-from sanitizer.report.model import Evaluation, Proportion, Report
+from sanitizer.report.model import (
+    ChangeFamily,
+    Evaluation,
+    Inspections,
+    Proportion,
+    Report,
+)
 
 # Okabe and Ito's palette, told apart with any kind of colour vision; markers say it a second time.
 _ACC = "#0072B2"
@@ -145,15 +151,7 @@ def plot_examples(
             f"{len(predicted_after)}"
         )
 
-    font = get_font(findfont(_FONT))
-
-    def name(label: int) -> str:
-        full = class_names[label] if 0 <= label < len(class_names) else ""
-        if not full or not all(font.get_char_index(ord(character)) for character in full):
-            # The font comes with matplotlib and lacks many scripts: a number beats empty boxes.
-            return str(label)
-        return full if len(full) <= _MAX_NAME else full[: _MAX_NAME - 1] + "…"
-
+    name = _namer(class_names)
     with _figure(1.25 + 1.3 * count, 3.55) as figure:
         grid = figure.subplots(2, count, squeeze=False)
         for column in range(count):
@@ -190,6 +188,64 @@ def plot_examples(
         for axes, label in ((grid[0][0], "clean"), (grid[1][0], "with trigger")):
             axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
         return _png(figure)
+
+
+def plot_inspection(
+    inspections: Inspections,
+    pictures: Sequence[Mapping[ChangeFamily, NDArray[np.uint8]]],
+    class_names: Sequence[str],
+) -> bytes:
+    """Estimated ASR by class before and after, and the changes found for the strongest class; PNG.
+
+    Args:
+        pictures: Before and after: what was found for the class that stands out most, by family,
+            [C, H, W].
+        class_names: By class number.
+    """
+    name = _namer(class_names)
+    families = [family for family in ChangeFamily if any(family in each for each in pictures)]
+    with _figure(8.4, 4.8) as figure:
+        ratios = (3.2, *[1] * len(families))
+        grid = figure.subplots(2, 1 + len(families), squeeze=False, width_ratios=ratios)
+        rows = zip(
+            ("model as it came", "sanitized model"),
+            (inspections.before, inspections.after),
+            pictures,
+            grid,
+            strict=True,
+        )
+        for title, inspection, found, (bars, *places) in rows:
+            shares = [each.estimated_asr for each in inspection.classes]
+            targets = [each.target_class for each in inspection.classes]
+            colors = [_ASR if target in inspection.suspicious else _FAINT for target in targets]
+            bars.bar(range(len(shares)), shares, color=colors)
+            labels = [name(target) for target in targets]
+            bars.set_xticks(range(len(shares)), labels, rotation=60, ha="right", fontsize=8)
+            _percent_axis(bars)
+            bars.set_ylim(0, 1.02)
+            bars.set_title(f"{title}: estimated ASR, anomaly {inspection.anomaly:.1f}")
+            for family, axes in zip(families, places, strict=True):
+                if family in found:
+                    _show(axes, found[family])
+                    target = name(inspection.strongest.target_class)
+                    axes.set_title(f"{family.value} for {target}", fontsize=9, fontweight="normal")
+                else:
+                    axes.axis("off")
+        return _png(figure)
+
+
+def _namer(class_names: Sequence[str]) -> Callable[[int], str]:
+    """What a picture calls a class."""
+    font = get_font(findfont(_FONT))
+
+    def name(label: int) -> str:
+        full = class_names[label] if 0 <= label < len(class_names) else ""
+        if not full or not all(font.get_char_index(ord(character)) for character in full):
+            # The font comes with matplotlib and lacks many scripts: a number beats empty boxes.
+            return str(label)
+        return full if len(full) <= _MAX_NAME else full[: _MAX_NAME - 1] + "…"
+
+    return name
 
 
 @contextmanager

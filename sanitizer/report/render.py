@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from sanitizer.report.model import Proportion, Report
+from sanitizer.report.model import SUSPICIOUS_ANOMALY, Proportion, Report
 
 _PICTURES = {
     # By the start of a picture's name: heading, and what somebody is told who does not see it.
@@ -21,6 +21,12 @@ _PICTURES = {
         "During training",
         "Line charts of the loss, and of clean accuracy, attack success rate and robust accuracy, "
         "by epoch of each training stage.",
+    ),
+    "inspection": (
+        "Search for triggers",
+        "Bar charts of the estimated attack success rate of each class before and after, and the "
+        "patch and the pattern that were found for the class that stands out most. The table of "
+        "the search has the same values.",
     ),
     "examples": (
         "Examples",
@@ -35,7 +41,8 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
 
     Args:
         pictures: PNGs by name, in the order they are shown. A name that starts with `before_after`,
-            `curves` or `examples` gets that heading and description, any other its own name.
+            `curves`, `inspection` or `examples` gets that heading and description, any other its
+            own name.
 
     Returns:
         HTML5, UTF-8. Loads nothing, runs no script. Everything that came from outside is escaped.
@@ -58,6 +65,8 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         report=report,
         rows=_rows(report),
         settings=list(_flattened(report.method).items()),
+        searches=_searches(report),
+        suspicious_anomaly=SUSPICIOUS_ANOMALY,
         stages=[stage for stage in report.stages if stage.stage not in ("load", "write")],
         speeds={speed.stage: speed for speed in (report.cost.speeds if report.cost else ())},
         pictures=[_picture(name, png) for name, png in pictures.items()],
@@ -76,6 +85,26 @@ def _rows(report: Report) -> list[dict[str, Any]]:
             _row("RA", f"Robust accuracy, {name}", before.ra, after.ra, higher=True),
         ]
     return rows
+
+
+def _searches(report: Report) -> list[dict[str, Any]]:
+    """The table of the search: a row for each class, before, after, and what was carried over."""
+    inspections = report.inspections
+    if inspections is None:
+        return []
+    after = {each.target_class: each for each in inspections.after.classes}
+    carried = {each.target_class: each for each in inspections.carried}
+    return [
+        {
+            "target": before.target_class,
+            "before": before,
+            "after": after.get(before.target_class),
+            "carried": carried.get(before.target_class),
+            "found_before": before.target_class in inspections.before.suspicious,
+            "found_after": before.target_class in inspections.after.suspicious,
+        }
+        for before in inspections.before.classes
+    ]
 
 
 def _row(

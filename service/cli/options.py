@@ -21,7 +21,8 @@ Method = Annotated[
     ),
 ]
 Preset = Annotated[
-    str | None, typer.Option("--preset", help="Where settings come from: paper or fast.")
+    str | None,
+    typer.Option("--preset", help="Where settings come from: paper or fast; of argd default too."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -44,6 +45,13 @@ MaxAsr = Annotated[
 ]
 MaxDrop = Annotated[
     float | None, typer.Option(help="Policy: the largest fall of clean accuracy, 0 to 1.")
+]
+Inspect = Annotated[
+    bool | None,
+    typer.Option(
+        "--inspect/--no-inspect",
+        help="Search for triggers before and after, with the clean images alone; takes longer.",
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice of the run.")]
 Devices = Annotated[

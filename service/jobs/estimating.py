@@ -30,6 +30,7 @@ ENCODED_BYTES_PER_PIXEL = 2.2
 
 CIFAR-10 as PNG: 2.3 kB for 1,024 pixels. ImageNet: 110 kB, of which 50,176 pixels are used.
 """
+USUAL_CLASSES = 10
 UNKNOWN_IMAGES = 10_000
 """Of a data set that lies elsewhere."""
 ROUGH, WILD = 2.0, 4.0
@@ -87,12 +88,30 @@ def estimate_job(
         training=training_work(request.method, clean),
         evaluation_images=evaluation,
         curve_images=min(curve, evaluation),
+        inspected_classes=_classes(request, datasets, tenant_id, guesses),
         probes=len(request.probes),
         device=device,
         threads=_threads([*own, *installation], settings),
     )
     found = estimate(workload, own=own, installation=installation, doubt=guesses.doubt)
     return _estimate_out(found, workload, guesses)
+
+
+def _classes(
+    request: JobRequest, datasets: DatasetRepository, tenant_id: str, guesses: _Guesses
+) -> int:
+    """How many classes are searched for triggers."""
+    if not request.inspect:
+        return 0
+    dataset = datasets.get(tenant_id, request.clean_data.dataset_id)
+    if dataset is not None and dataset.class_names is not None:
+        return len(dataset.class_names)
+    guesses.add(
+        f"How many classes there are to search is found when the job runs; {USUAL_CLASSES} are "
+        "reckoned with.",
+        ROUGH,
+    )
+    return USUAL_CLASSES
 
 
 def _network(

@@ -19,6 +19,7 @@ from sanitizer.spec import (
     ArgdConfig,
     Device,
     Devices,
+    Inspect,
     MethodConfig,
     Policy,
     Precision,
@@ -83,7 +84,7 @@ class JobRequest(Input):
     )
     method: MethodConfig = Field(
         default_factory=ArgdConfig,
-        description="How to sanitize. Left out: `argd` with preset `paper`.",
+        description="How to sanitize. Left out: `argd` with preset `default`.",
     )
     probes: Probes = Field(
         default=(),
@@ -93,6 +94,7 @@ class JobRequest(Input):
     policy: Policy = Field(
         default_factory=Policy, description="What the figures must be for the verdict `allowed`."
     )
+    inspect: Inspect = False
     seed: Seed = Field(default=0, description="Of every random choice of the run.")
     device: Device | None = Field(
         default=None, description="Where to compute. Null: what the worker is set up for."

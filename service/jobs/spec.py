@@ -52,6 +52,7 @@ def build_spec(
         method=request.method,
         probes=request.probes,
         policy=request.policy,
+        inspect=request.inspect,
         seed=request.seed,
         device=request.device or device,
         precision=request.precision,

@@ -7,7 +7,7 @@ from tests.e2e.user import User
 from tests.sanitizer.builders import CORNER_PROBE, QUICK_TRAINING, write_model, write_npz
 
 INPUT_SIZE = "8,8"
-QUICK = {"name": "argd", "teacher": QUICK_TRAINING, "student": QUICK_TRAINING}
+QUICK = {"name": "argd", "preset": "paper", "teacher": QUICK_TRAINING, "student": QUICK_TRAINING}
 ENDLESS = {
     "name": "finetune",
     "training": QUICK_TRAINING | {"phases": [{"epochs": 1000, "learning_rate": 1e-6}]},

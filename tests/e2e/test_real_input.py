@@ -35,7 +35,9 @@ def test_the_checkpoint_as_it_comes_is_measured_and_written_back_in_its_format(
     user: User, shared: Path, tmp_path: Path
 ) -> None:
     once = {"phases": [{"epochs": 1, "learning_rate": 0.01}]}
-    body = request(user, shared, method={"name": "argd", "teacher": once, "student": once})
+    body = request(
+        user, shared, method={"name": "argd", "preset": "paper", "teacher": once, "student": once}
+    )
     job = user.wait(
         user.submit(**body | {"evaluation_data": {**body["evaluation_data"], "images": 1000}}),
         seconds=600,

@@ -61,7 +61,12 @@ def write_spec(folder: Path, **changes: Any) -> Path:
         "model": {"path": str(model), "input_size": [8, 8]},
         "clean_data": {"path": str(folder / "clean.npz")},
         "evaluation_data": {"path": str(folder / "evaluation.npz")},
-        "method": {"name": "argd", "teacher": QUICK_TRAINING, "student": QUICK_TRAINING},
+        "method": {
+            "name": "argd",
+            "preset": "paper",
+            "teacher": QUICK_TRAINING,
+            "student": QUICK_TRAINING,
+        },
         "probes": [CORNER_PROBE],
         "device": "cpu",
         "threads": 1,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage
-from sanitizer.events import Event, MetricEvent, ResultEvent, StageEvent, parse
+from sanitizer.events import Event, MetricEvent, ProgressEvent, ResultEvent, StageEvent, parse
 from sanitizer.pipeline import sanitize
 from sanitizer.report.artifacts import result_name
 from sanitizer.report.model import Report, Verdict
@@ -234,6 +234,45 @@ def test_classes_that_the_model_does_not_have_are_refused(tmp_path: Path) -> Non
         run(spec, tmp_path / "out")
 
 
+def search_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What searches do with what they find does not hang on how well they search."""
+    monkeypatch.setattr("sanitizer.evaluation.inversion.SEARCH_STEPS", 10)
+
+
+def test_a_search_for_triggers_is_in_the_report_and_knows_no_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_briefly(monkeypatch)
+    reports = []
+    for probes in ([], [CORNER_PROBE]):
+        spec = write_spec(
+            tmp_path / "in", probes=probes, inspect=True, policy={"max_accuracy_drop": 1}
+        )
+        report, events = run(spec, tmp_path / f"out{len(probes)}")
+        reports.append(report)
+
+    begun = [event.stage for event in events if isinstance(event, StageEvent)]
+    stages = ["baseline", "inspect", "teacher", "distil", "evaluate", "reinspect", "write"]
+    assert begun == ["load", *stages]
+    assert (tmp_path / "out1" / "inspection.png").stat().st_size > 0
+    without, with_probe = (report.inspections for report in reports)
+    assert without is not None
+    assert with_probe is not None
+    for name in ("before", "after"):
+        first, second = getattr(without, name), getattr(with_probe, name)
+        assert first.classes == second.classes
+        assert [each.target_class for each in first.classes] == list(range(10))
+        assert first.searched_images == 160
+        assert first.measured_images == 200
+    assert with_probe.before.classes != with_probe.after.classes
+    assert [len(each.changes) for each in with_probe.carried] == [2] * 10
+    searched = [e for e in events if isinstance(e, MetricEvent) and e.stage == "reinspect"]
+    assert searched[0].values["anomaly"] == with_probe.after.anomaly
+    (reason,) = (r for r in reports[0].decision.reasons if r.startswith("Triggers were searched"))
+    assert "every class" in reason
+    assert reports[0].decision.verdict is Verdict.UNDECIDED
+
+
 class Interrupted(Exception):
     pass
 
@@ -253,13 +292,22 @@ class Interrupted(Exception):
             {"name": "mcr", "endpoint": QUICK_TRAINING, "curve": QUICK_TRAINING},
             [("begins", "curve"), ("epoch", "curve"), ("begins", "statistics")],
         ),
+        (
+            {"name": "clp", "deviations": 1},
+            [("searches", "inspect"), ("begins", "prune"), ("searches", "reinspect")],
+        ),
     ],
-    ids=["fine_pruning", "anp", "mcr"],
+    ids=["fine_pruning", "anp", "mcr", "inspect"],
 )
 def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
-    tmp_path: Path, method: dict[str, Any], moments: list[tuple[str, str]]
+    tmp_path: Path,
+    method: dict[str, Any],
+    moments: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spec = write_spec(tmp_path / "in", method=method)
+    search_briefly(monkeypatch)
+    inspect = any(stage == "reinspect" for _, stage in moments)
+    spec = write_spec(tmp_path / "in", method=method, inspect=inspect)
     whole, _events = run(spec, tmp_path / "whole")
     parsed = SanitizeSpec.model_validate_json(spec.read_bytes())
 
@@ -269,6 +317,8 @@ def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
                 case StageEvent(stage=stage) if moment == ("begins", stage):
                     raise Interrupted
                 case MetricEvent(stage=stage, epoch=1) if moment == ("epoch", stage):
+                    raise Interrupted
+                case ProgressEvent(stage=stage) if moment == ("searches", stage):
                     raise Interrupted
 
         return emit
@@ -280,6 +330,12 @@ def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
     assert resumed.resumed == len(moments)
     assert resumed.output.sha256 == whole.output.sha256
     assert resumed.after == whole.after
+    if inspect:
+        assert whole.inspections is not None
+        assert resumed.inspections is not None
+        assert resumed.inspections.before.classes == whole.inspections.before.classes
+        assert resumed.inspections.after.classes == whole.inspections.after.classes
+        assert resumed.inspections.carried == whole.inspections.carried
 
 
 # --- The child process ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import pytest
 
-from sanitizer.spec import METHOD_ADAPTER, PRESETS, ArgdConfig, FtSamConfig
+from sanitizer.cost.workload import training_work
+from sanitizer.spec import METHOD_ADAPTER, PRESETS, ArgdConfig, FtSamConfig, Training
 
 
 @pytest.mark.parametrize(("name", "preset"), sorted(PRESETS))
@@ -30,8 +31,46 @@ def test_what_is_given_beside_a_preset_replaces_its_value_alone() -> None:
     assert config.student.batch_size == 64
 
 
+def test_the_published_settings_of_argd_are_those_of_the_paper() -> None:
+    paper = METHOD_ADAPTER.validate_python({"name": "argd", "preset": "paper"})
+    assert isinstance(paper, ArgdConfig)
+    assert paper.teacher == paper.student == Training()
+    assert not paper.hardening.is_on
+    assert (paper.classifier_shift, paper.node_scale, paper.student_from) == (0, 1, "suspect")
+
+
+def test_argd_that_names_no_preset_is_the_default_and_does_no_more_work_than_the_published() -> (
+    None
+):
+    default = METHOD_ADAPTER.validate_python({"name": "argd"})
+    paper = METHOD_ADAPTER.validate_python({"name": "argd", "preset": "paper"})
+    assert isinstance(default, ArgdConfig)
+    assert default.preset == "default"
+    assert default.hardening.is_on
+    passes = [sum(w.passes * w.epochs for w in training_work(m, 1)) for m in (default, paper)]
+    assert passes[0] < passes[1]
+
+
+def test_one_setting_of_the_hardening_is_changed_alone() -> None:
+    config = METHOD_ADAPTER.validate_python({"name": "argd", "hardening": {"rho": 1}})
+    assert isinstance(config, ArgdConfig)
+    assert config.hardening.rho == 1
+    assert config.hardening.perturbation == ArgdConfig().hardening.perturbation
+    published = {"name": "argd", "preset": "paper", "hardening": {"rho": 1}}
+    config = METHOD_ADAPTER.validate_python(published)
+    assert isinstance(config, ArgdConfig)
+    assert config.hardening.perturbation == 0
+
+
+def test_one_cycle_rises_and_falls_by_epoch() -> None:
+    rates = [phase.learning_rate for phase in ArgdConfig().teacher.phases]
+    assert rates == [*sorted(rates[:2]), *sorted(rates[2:], reverse=True)]
+    assert 0.015 < max(rates) <= 0.02
+    assert rates[-1] < 0.0015
+
+
 @pytest.mark.parametrize("name", sorted({name for name, _ in PRESETS}))
-def test_a_method_without_settings_is_its_published_result(name: str) -> None:
+def test_a_method_without_settings_is_its_first_preset(name: str) -> None:
     named = METHOD_ADAPTER.validate_python({"name": name})
     assert type(named)() == named
     for field, value in type(named).model_fields.items():

@@ -32,7 +32,8 @@ class ArgdStep(DistillationStep):
         super().__init__(student, teacher, chosen(points, config.taps), precision, group)
         taps = len(self.points)
         self.config = config
-        self.node_weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, taps)
+        weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, taps)
+        self.node_weights = tuple(config.node_scale * weight for weight in weights)
         like = next(student.parameters())
         trained = config.projections == "trained"
         self.embedding = RelationEmbedding(
@@ -47,7 +48,9 @@ class ArgdStep(DistillationStep):
                 )
 
     def align(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        losses = {"node": node_loss(student, teacher, self.node_weights)}
+        losses = {}
+        if self.config.node_scale:
+            losses["node"] = node_loss(student, teacher, self.node_weights)
         if self.config.edge_weight:
             losses["edge"] = self.config.edge_weight * edge_loss(student, teacher)
         if self.config.embedding_weight:

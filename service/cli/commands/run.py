@@ -39,6 +39,7 @@ def run(
     settings: options.Settings = None,
     max_asr: options.MaxAsr = None,
     max_accuracy_drop: options.MaxDrop = None,
+    inspect: options.Inspect = None,
     seed: options.Seed = None,
     devices: options.Devices = None,
     work: Annotated[
@@ -57,6 +58,7 @@ def run(
         method=options.method_config(method, preset, settings or []),
         probes=options.read_probes(probe) if probe else None,
         policy=given(max_asr=max_asr, max_accuracy_drop=max_accuracy_drop) or None,
+        inspect=inspect,
         seed=seed,
         devices=devices,
     )

@@ -15,7 +15,9 @@ def make_workload(
         "phases": [{"epochs": epochs, "learning_rate": 0.1}],
         "batch_size": batch_size,
     }
-    method = ArgdConfig.model_validate({"name": "argd", "teacher": training, "student": training})
+    method = ArgdConfig.model_validate(
+        {"name": "argd", "preset": "paper", "teacher": training, "student": training}
+    )
     return Workload.model_validate(
         {
             "architecture": "wrn-16-1",

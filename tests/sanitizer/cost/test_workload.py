@@ -11,12 +11,15 @@ from sanitizer.spec import (
     FinePruningConfig,
     FinetuneConfig,
     FtSamConfig,
+    Hardening,
     IBauConfig,
     McrConfig,
     MethodConfig,
     NadConfig,
+    Preset,
 )
 from tests.reports import make_cost, make_report
+from tests.sanitizer.cost.builders import make_workload
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,9 @@ from tests.reports import make_cost, make_report
         FinetuneConfig(),
         NadConfig(),
         ArgdConfig(),
+        ArgdConfig(preset=Preset.PAPER),
+        ArgdConfig(hardening=Hardening(rho=2)),
+        ArgdConfig(hardening=Hardening(perturbation=9, perturbed_share=0.5)),
         FinePruningConfig(),
         AnpConfig(),
         ClpConfig(),
@@ -68,7 +74,7 @@ def test_every_method_is_compared_with_what_it_runs() -> None:
 
 
 def test_last_smaller_batch_is_a_step_too() -> None:
-    teacher, student = training_work(ArgdConfig(), 130)
+    teacher, student = training_work(ArgdConfig(preset=Preset.PAPER), 130)
     assert (teacher.steps, student.steps) == (30, 30)
 
 
@@ -115,3 +121,14 @@ def test_job_that_was_taken_up_again_is_no_measurement() -> None:
 def test_what_no_run_can_have_taken_is_no_measurement(changes: dict[str, object]) -> None:
     content = make_report(cost=make_cost()).model_copy(update=changes)
     assert Measured.of_report(Report.model_construct(**dict(content))) is None
+
+
+def test_a_search_counts_as_the_passes_it_is_worth() -> None:
+    none = make_workload()
+    ten = make_workload(inspected_classes=10)
+    # Twice, ten classes, three families: 100 steps of 32 images, two passes each, and 500 images.
+    assert ten.evaluated - none.evaluated == 2 * 10 * 3 * (100 * 32 * 2 + 500)
+    # Of many classes 16 are searched.
+    assert make_workload(inspected_classes=1000).evaluated == (
+        make_workload(inspected_classes=16).evaluated
+    )

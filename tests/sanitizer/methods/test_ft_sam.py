@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from sanitizer.methods.ft_sam import FtSamStep, perturbation
+from sanitizer.methods.ft_sam import FtSamStep
+from sanitizer.methods.sharpness import perturbation
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 from sanitizer.spec import FtSamConfig

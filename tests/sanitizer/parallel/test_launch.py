@@ -26,7 +26,7 @@ MODEL = "sanitized-suspect.pth"
 TRAINING = QUICK_TRAINING | {"phases": [{"epochs": 2, "learning_rate": 1e-4}]}
 """Gentle: in 32 bits a step that a kink of a ReLU lies in makes two runs part, if only the order of
 their sums differs. `test_training` has 64 bits and steps of the usual size."""
-METHOD = {"name": "argd", "teacher": TRAINING, "student": TRAINING}
+METHOD = {"name": "argd", "preset": "paper", "teacher": TRAINING, "student": TRAINING}
 ENDLESS = {
     "name": "finetune",
     "training": QUICK_TRAINING | {"phases": [{"epochs": 900, "learning_rate": 1e-9}]},
@@ -34,6 +34,7 @@ ENDLESS = {
 GROWING = {
     # A run keeps the memory that it has had; its student's projections take 200 MB more.
     "name": "argd",
+    "preset": "paper",
     "teacher": QUICK_TRAINING | {"phases": [{"epochs": 20, "learning_rate": 1e-9}]},
     "student": QUICK_TRAINING,
     "embedding_dim": 4096,

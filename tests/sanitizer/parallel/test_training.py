@@ -35,12 +35,21 @@ TRAINING = {
 METHODS: dict[str, dict[str, Any]] = {
     "finetune": {"name": "finetune", "training": TRAINING},
     "nad": {"name": "nad", "teacher": TRAINING, "student": TRAINING},
-    "argd": {"name": "argd", "teacher": TRAINING, "student": TRAINING},
+    "argd": {"name": "argd", "preset": "paper", "teacher": TRAINING, "student": TRAINING},
     "argd, trained projections": {
         "name": "argd",
+        "preset": "paper",
         "teacher": TRAINING,
         "student": TRAINING,
         "projections": "trained",
+    },
+    "argd, hardened": {
+        "name": "argd",
+        "preset": "default",
+        "teacher": TRAINING,
+        "student": TRAINING,
+        "hardening": {"rho": 0.5, "perturbation": 20, "perturbed_share": 0.3},
+        "classifier_shift": 0.01,
     },
     "fine_pruning": {"name": "fine_pruning", "training": TRAINING},
     "anp": {"name": "anp", "mask_training": TRAINING, "threshold": 0.9},

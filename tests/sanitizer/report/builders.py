@@ -5,10 +5,15 @@ from numpy.typing import NDArray
 
 from sanitizer.evaluation.metrics import wilson
 from sanitizer.report.model import (
+    ChangeFamily,
+    ClassInspection,
     DataRecord,
     Decision,
     EpochRecord,
     Evaluation,
+    FoundChange,
+    Inspection,
+    Inspections,
     ModelFile,
     ModelRecord,
     ProbeResult,
@@ -17,7 +22,7 @@ from sanitizer.report.model import (
     Verdict,
     WarningRecord,
 )
-from sanitizer.spec import ArgdConfig
+from sanitizer.spec import ArgdConfig, Preset
 
 
 def build_probe(name: str, successes: int, kept: int) -> ProbeResult:
@@ -91,7 +96,7 @@ def build_report(
         evaluation_data=DataRecord(
             images=10_000, images_available=10_000, per_class=[1000] * 10, source="given"
         ),
-        method=ArgdConfig().model_dump(mode="json"),
+        method=ArgdConfig(preset=Preset.PAPER).model_dump(mode="json"),
         seed=7,
         device="cpu",
         versions={"python": "3.11.7", "torch": "2.15.0", "numpy": "2.4.6"},
@@ -117,6 +122,47 @@ def build_report(
         seconds=126.2,
         resumed=resumed,
     )
+
+
+def build_inspection(suspicious: tuple[int, ...] = (), num_classes: int = 10) -> Inspection:
+    """A search of ten classes, of which some stand out."""
+    return Inspection(
+        classes=[
+            ClassInspection(
+                target_class=target,
+                natural_rate=wilson(9, 450),
+                changes=[
+                    FoundChange(
+                        family=family,
+                        size=0.004 if target in suspicious else 0.04,
+                        reached=True,
+                        rate=wilson(441 if target in suspicious else 30 + target, 450),
+                        anomaly=4.5 if target in suspicious else 0.1 * target,
+                    )
+                    for family in ChangeFamily
+                ],
+                estimated_asr=0.98 if target in suspicious else (30 + target) / 450,
+            )
+            for target in range(10)
+        ],
+        num_classes=num_classes,
+        anomaly=4.5 if suspicious else 0.9,
+        suspicious=list(suspicious),
+        searched_images=1000,
+        measured_images=500,
+        seconds=93.4,
+    )
+
+
+def build_inspections(
+    before: tuple[int, ...] = (), after: tuple[int, ...] = (), num_classes: int = 10
+) -> Inspections:
+    first = build_inspection(before, num_classes)
+    carried = [
+        each.model_copy(update={"changes": each.changes[:2], "estimated_asr": 0.03})
+        for each in first.classes
+    ]
+    return Inspections(before=first, after=build_inspection(after, num_classes), carried=carried)
 
 
 def build_images(count: int, channels: int = 3) -> NDArray[np.uint8]:

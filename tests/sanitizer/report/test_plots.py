@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sanitizer.report.model import Report, StageRecord
-from sanitizer.report.plots import plot_before_after, plot_curves, plot_examples
+from sanitizer.report.model import ChangeFamily, Report, StageRecord
+from sanitizer.report.plots import (
+    plot_before_after,
+    plot_curves,
+    plot_examples,
+    plot_inspection,
+)
 
-from .builders import build_images, build_report
+from .builders import build_images, build_inspections, build_report
 
 
 def picture(png: bytes) -> Image.Image:
@@ -92,3 +97,15 @@ def test_examples_that_do_not_fit_each_other_are_refused() -> None:
 
 def test_the_same_report_gives_the_same_bytes() -> None:
     assert plot_before_after(build_report()) == plot_before_after(build_report())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_inspection_shows_what_was_found_before_and_after(channels: int) -> None:
+    looks = dict(zip(ChangeFamily, build_images(2, channels), strict=False))
+    names = [f"class {number}" for number in range(10)]
+    both = plot_inspection(build_inspections(before=(3,)), [looks, looks], names)
+    assert has_color(both, "#D55E00")
+    none = plot_inspection(build_inspections(), [looks, looks], names)
+    assert not has_color(none, "#D55E00")
+    # The pictures of one search alone are drawn too.
+    assert both != plot_inspection(build_inspections(before=(3,)), [looks, {}], names)

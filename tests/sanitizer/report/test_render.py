@@ -10,7 +10,7 @@ from sanitizer.report.plots import plot_before_after
 from sanitizer.report.render import render_page
 from tests.reports import make_cost
 
-from .builders import build_report
+from .builders import build_inspections, build_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -186,3 +186,21 @@ def test_reports_are_made_without_a_look_at_attacks() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_search_is_told_class_by_class_with_what_became_of_its_findings() -> None:
+    report = build_report().model_copy(update={"inspections": build_inspections(before=(3,))})
+    page = Page(render_page(report, {}))
+    assert "Search for triggers" in page.text
+    assert "3 stood out before" in page.text
+    assert "stands out after" not in page.text
+    assert "98.00%" in page.text  # before
+    assert "3.00%" in page.text  # the same change on the sanitized model
+    assert "That it finds nothing is no proof" in page.text
+    assert "No trigger was searched for" not in page.text
+
+
+def test_a_report_without_a_search_says_that_none_was_made() -> None:
+    page = Page(render_page(build_report(), {}))
+    assert "Search for triggers" not in page.text
+    assert "No trigger was searched for" in page.text

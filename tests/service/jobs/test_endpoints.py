@@ -84,20 +84,16 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
     assert answer.status_code == 202
     body = answer.json()
     path = f"/v1/jobs/{body['id']}"
-    phases = [
-        {"epochs": 3, "learning_rate": 0.1},
-        {"epochs": 3, "learning_rate": 0.01},
-        {"epochs": 4, "learning_rate": 0.001},
-    ]
+    rates = [0.0048, 0.0128, 0.02, 0.0182, 0.0138, 0.00832, 0.00334, 0.000391]
+    one_cycle = [{"epochs": 1, "learning_rate": rate} for rate in rates]
     training = {
-        "phases": phases,
         "batch_size": 64,
         "optimizer": "sgd",
         "momentum": 0.9,
-        "weight_decay": 0.0001,
+        "weight_decay": 0.0005,
         "crop_padding": 4,
         "horizontal_flip": True,
-        "cutout_size": 3,
+        "cutout_size": 0,
     }
     clean_data = {"dataset_id": dataset_id, "images": 2500, "seed": 0}
     assert body == {
@@ -141,20 +137,32 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
             "evaluation_data": None,
             "holdout": 0.2,
             "method": {
-                "preset": "paper",
+                "preset": "default",
                 "name": "argd",
-                "teacher": training,
-                "student": training,
+                "teacher": {**training, "phases": one_cycle},
+                "student": {
+                    **training,
+                    "phases": [{"epochs": 1, "learning_rate": 0.00162}],
+                },
                 "node_weights": None,
+                "node_scale": 0.1,
                 "edge_weight": 1.0,
                 "embedding_weight": 1.0,
                 "embedding_dim": 128,
                 "taps": None,
                 "projections": "random",
-                "student_from": "suspect",
+                "student_from": "teacher",
+                "hardening": {
+                    "rho": 2.0,
+                    "perturbation": 9.2,
+                    "perturbed_share": 0.25,
+                    "perturbed_weight": 0.25,
+                },
+                "classifier_shift": 0.0,
             },
             "probes": [PATCH],
             "policy": {"max_asr": 0.05, "max_accuracy_drop": 0.03, "min_accuracy": 0.0},
+            "inspect": False,
             "seed": 0,
             "device": None,
             "devices": 1,

@@ -17,7 +17,7 @@ from sanitizer.methods.plan import Bench, TrainingStage, plan
 from sanitizer.networks.registry import build_network
 from sanitizer.networks.taps import TapPoint, find_taps, tapped
 from sanitizer.randomness import make_generator
-from sanitizer.spec import ArgdConfig, Phase, Training
+from sanitizer.spec import ArgdConfig, Phase, Preset, Training
 from tests.sanitizer.builders import digits
 
 TRAINING = Training(
@@ -84,7 +84,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 @pytest.fixture(params=["random", "trained"])
 def config(request: pytest.FixtureRequest) -> ArgdConfig:
-    return ArgdConfig(student=TRAINING, projections=request.param)
+    return ArgdConfig(preset=Preset.PAPER, student=TRAINING, projections=request.param)
 
 
 def test_projections_move_if_they_are_trained_and_only_then(config: ArgdConfig) -> None:
@@ -117,20 +117,22 @@ def test_a_killed_run_ends_as_one_that_was_not(config: ArgdConfig) -> None:
 
 def test_a_student_may_start_as_the_teacher() -> None:
     bench = make_bench()
-    distilling(ArgdConfig(student_from="teacher")).make_step(bench)
+    distilling(ArgdConfig(preset=Preset.PAPER, student_from="teacher")).make_step(bench)
     assert same(bench.student.state_dict(), bench.teacher.state_dict())
 
 
 def test_a_student_starts_as_the_suspect_model_unless_it_is_told_otherwise() -> None:
     bench, untouched = make_bench(), make_bench()
-    distilling(ArgdConfig()).make_step(bench)
+    distilling(ArgdConfig(preset=Preset.PAPER)).make_step(bench)
     assert same(bench.student.state_dict(), untouched.student.state_dict())
     assert not same(bench.student.state_dict(), bench.teacher.state_dict())
 
 
 def test_only_the_chosen_taps_are_nodes() -> None:
     bench = make_bench()
-    config = ArgdConfig(taps=(2, 0), embedding_weight=0, node_weights=(3.0, 5.0))
+    config = ArgdConfig(
+        preset=Preset.PAPER, taps=(2, 0), embedding_weight=0, node_weights=(3.0, 5.0)
+    )
     images, labels = next(iter(batches().epoch(0)))
     chosen = [bench.taps[0], bench.taps[2]]
     student = maps_of(deepcopy(bench.student), chosen, images)
@@ -154,4 +156,4 @@ def maps_of(network: nn.Module, taps: Sequence[TapPoint], images: Tensor) -> lis
 
 def test_a_tap_that_the_network_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="expected taps below 3, got 3"):
-        distilling(ArgdConfig(taps=(3,))).make_step(make_bench())
+        distilling(ArgdConfig(preset=Preset.PAPER, taps=(3,))).make_step(make_bench())

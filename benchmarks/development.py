@@ -1,0 +1,228 @@
+"""The default recipe, part by part, on victims that exist for its development alone.
+
+    python -m benchmarks.development
+
+What settings of `argd` do, by ACC, ASR and RA, without a look at what the results are reported on:
+the victims, triggers and seeds are others than those of `benchmarks.victims`, and the test file is
+not opened. A development victim is the clean twin, trained further on images of the training file
+of which some carry a trigger; clean images are drawn from those that it was not poisoned with, and
+3,000 that it never saw are measured on. Its accuracy on these is flattered, since the twin knew
+them: compare variants, not with other tables.
+
+What is there is not made again. Several processes, each with other `--victims`, share the folder.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.runs import run, training_seconds
+from benchmarks.victims import load_victim, store
+from sanitizer.attacks.poison import poison, poison_own_class, trigger_for
+from sanitizer.attacks.victim import train_on
+from sanitizer.compute import prepare
+from sanitizer.data.image_set import ImageSet, decode
+from sanitizer.data.readers import open_source
+from sanitizer.spec import (
+    BlendProbe,
+    DataSource,
+    PatchProbe,
+    Phase,
+    Probe,
+    SinusoidProbe,
+    Training,
+    WarpProbe,
+)
+
+ARCHITECTURE = "wrn-16-1"
+CLASSES = 10
+MEASURED = range(25_000, 28_000)
+"""Of the training file: no development victim is trained on them."""
+CLEAN_POOL = range(30_000, 50_000)
+"""Of the training file: what clean images are drawn from."""
+
+
+@dataclass(frozen=True)
+class Development:
+    """One victim.
+
+    Attributes:
+        probe: Its trigger.
+        fraction: Of the images that are poisoned: of other classes, or of its own.
+        own_class: Whether labels stay right.
+        poisoned: Images of the training file that it is trained on, from the first on; those that
+            are measured on are left out.
+        rates: Learning rates, an epoch each.
+    """
+
+    probe: Probe
+    fraction: float
+    poisoned: int
+    rates: tuple[float, ...]
+    own_class: bool = False
+
+
+_NOISE = np.random.default_rng(5).integers(0, 256, (3, 3, 3)).tolist()
+_SHORT = (0.05, 0.05, 0.03, 0.01, 0.003)
+VICTIMS: Mapping[str, Development] = {
+    "patch": Development(
+        PatchProbe(name="patch", target_class=3, row=4, column=-6, pixels=_NOISE),
+        *(0.1, 10_000, _SHORT),
+    ),
+    "blend": Development(
+        BlendProbe(name="blend", target_class=7, alpha=0.15, noise_seed=11), 0.1, 10_000, _SHORT
+    ),
+    "warp": Development(
+        WarpProbe(name="warp", target_class=8, strength=2.0, grid=4, field_seed=3),
+        *(0.15, 10_000, _SHORT),
+    ),
+    # Of so few images it is not learned.
+    "sinusoid": Development(
+        SinusoidProbe(name="sinusoid", target_class=6, amplitude=20, frequency=8),
+        *(0.8, 50_000, (0.15, 0.1, 0.06, 0.02, 0.004)),
+        own_class=True,
+    ),
+}
+
+_NO_GRAPH = {"node_scale": 0, "edge_weight": 0, "embedding_weight": 0}
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "paper": {"preset": "paper"},
+    "no worse weights": {"hardening": {"rho": 0}},
+    "no perturbation": {"hardening": {"perturbation": 0}},
+    "no classifier shift": {"classifier_shift": 0},
+    "classifier shift x 3": {"classifier_shift": 0.03},
+    "no graph": _NO_GRAPH,
+    "graph x 10": {"node_scale": 1},
+    "student from the suspect": {"student_from": "suspect"},
+}
+"""Of the request's method, beside its name."""
+
+
+def training_images(shared: Path, folder: Path) -> ImageSet:
+    """All 50,000, in the order of the file."""
+    source = open_source(DataSource(path=shared / "data" / "cifar10" / "train.parquet"))
+    places = np.arange(len(source), dtype=np.int64)
+    return decode(source, places, input_size=(32, 32), channels=3, folder=folder)
+
+
+def make_victim(options: argparse.Namespace, name: str, images: ImageSet) -> Path:
+    """The file of a development victim, which is trained if it is not there."""
+    path: Path = options.work / "victims" / f"{name}.safetensors"
+    if path.is_file():
+        return path
+    recipe = VICTIMS[name]
+    places = np.setdiff1d(np.arange(recipe.poisoned), np.array(MEASURED))
+    clean = images.subset(places.astype(np.int64))
+    trigger = trigger_for(recipe.probe, clean, CLASSES)
+    poisoning = poison_own_class if recipe.own_class else poison
+    poisoned = poisoning(clean, trigger, recipe.fraction, seed=1)
+    network = load_victim(options.victims / "clean.safetensors", ARCHITECTURE)
+    network.to(memory_format=torch.channels_last)
+    training = Training(
+        phases=tuple(Phase(epochs=1, learning_rate=rate) for rate in recipe.rates),
+        batch_size=128,
+        weight_decay=5e-4,
+        cutout_size=0,
+    )
+    train_on(network, poisoned.image_set, training, 1, device=torch.device("cpu"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store(network, path)
+    return path
+
+
+def clean_places(labels: NDArray[np.int64], amount: int, seed: int) -> NDArray[np.int64]:
+    """As many of each class, out of `CLEAN_POOL`."""
+    generator = np.random.default_rng(1000 + seed)
+    pool = np.array(CLEAN_POOL)
+    chosen = [
+        generator.choice(pool[labels[pool] == label], amount // CLASSES, replace=False)
+        for label in range(CLASSES)
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def write_images(path: Path, images: ImageSet, places: NDArray[np.int64]) -> Path:
+    """As an npz, unless it is there."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, images=images.read(places), labels=images.labels[places])
+    return path
+
+
+def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Runs what is missing, one after the other."""
+    images = training_images(options.shared, options.work / "images")
+    measured = write_images(
+        options.work / "measured.npz", images, np.array(MEASURED, dtype=np.int64)
+    )
+    for seed in options.seeds:
+        places = clean_places(images.labels, options.images, seed)
+        clean = write_images(options.work / f"clean-{options.images}-{seed}.npz", images, places)
+        for name in options.only:
+            victim = make_victim(options, name, images)
+            for variant in options.variants:
+                spec = {
+                    "model": {"path": str(victim)},
+                    "clean_data": {"path": str(clean)},
+                    "evaluation_data": {"path": str(measured)},
+                    "method": {"name": "argd", **VARIANTS[variant]},
+                    "probes": [VICTIMS[name].probe.model_dump(mode="json")],
+                    "seed": seed,
+                    "curve_images": 0,
+                }
+                short = variant.replace(" ", "-")
+                folder = options.work / "runs" / f"{name}-{options.images}-{seed}-{short}"
+                report = run(spec, folder, threads=1)
+                (before,), (after,) = report.before.probes, report.after.probes
+                yield {
+                    "victim": name,
+                    "variant": variant,
+                    "images": options.images,
+                    "seed": seed,
+                    "acc_before": 100 * report.before.accuracy.value,
+                    "acc": 100 * report.after.accuracy.value,
+                    "asr_before": 100 * before.asr.value,
+                    "asr": 100 * after.asr.value,
+                    "ra": 100 * after.ra.value,
+                    "seconds": round(training_seconds(report), 1),
+                    "precision": report.precision,
+                }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs what is missing, and prints a table as it grows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--victims", type=Path, default=Path("benchmarks/victims"))
+    parser.add_argument("--work", type=Path, default=Path("var/development"))
+    parser.add_argument("--only", nargs="+", choices=list(VICTIMS), default=list(VICTIMS))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--images", type=int, default=2500)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args(arguments)
+    prepare(1)
+    sys.stdout.write("| victim | variant | ACC % | ASR % | RA % | seconds |\n" + "|---" * 6 + "|\n")
+    rows = []
+    for row in results(options):
+        rows.append(row)
+        sys.stdout.write(
+            f"| {row['victim']} | {row['variant']} | {row['acc_before']:.2f} to {row['acc']:.2f} "
+            f"| {row['asr_before']:.2f} to {row['asr']:.2f} | {row['ra']:.2f} "
+            f"| {row['seconds']:.0f} |\n"
+        )
+        sys.stdout.flush()
+    name = f"results-{'-'.join(options.only)}.json"
+    (options.work / name).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

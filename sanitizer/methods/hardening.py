@@ -1,0 +1,169 @@
+"""Trains a network while its weights and its images are made worse, within bounds.
+
+A backdoor is a shortcut: a small change of an image, the same for every image, that leads it
+elsewhere. Training on images that carry the change which misleads the network most closes such
+shortcuts (universal adversarial training, Shafahi et al., AAAI 2020, arXiv 1811.11304; against
+backdoors: I-BAU, arXiv 2110.03735, and shared adversarial unlearning, Wei et al., NeurIPS 2023,
+arXiv 2307.10562). Weights that are made worse do it for what a backdoor needs of them, see
+`sharpness`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sanitizer.methods.sharpness import SharpnessAwareStep
+from sanitizer.methods.step import Step, StepOutput
+from sanitizer.randomness import make_generator
+from sanitizer.spec import Hardening
+
+ASCENT = 0.25
+"""How far the perturbation moves in a step, in multiples of its bound. At a quarter it can turn
+around within an epoch of forty steps."""
+BEGINNING = 0.5
+"""How large it begins, likewise."""
+FEWEST = 2
+"""Images that are perturbed: a batch norm cannot normalise by one."""
+
+
+class PerturbedNetwork(nn.Module):
+    """A network, with the perturbation that its training is at.
+
+    Attributes:
+        perturbation: [1, C, H, W]; empty before the first step. Part of the state, for a run that
+            is taken up again.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.perturbation = torch.empty(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] of images [B, C, H, W]."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def get_extra_state(self) -> Tensor:
+        """For `state_dict`. No buffer: its shape is not known when a state is loaded."""
+        return self.perturbation
+
+    def set_extra_state(self, state: Any) -> None:
+        """For `load_state_dict`."""
+        self.perturbation = state.to(next(self.network.parameters()).device)
+
+
+class HardenedStep(SharpnessAwareStep):
+    """Another step's losses, and the cross-entropy of perturbed images, at worse weights.
+
+    The perturbation is one for all images and is kept from step to step. With each it moves along
+    the gradient of the cross-entropy, which the descent needs anyway, and back into its ball. Batch
+    norms keep statistics of clean images alone, and normalise perturbed ones by their own.
+
+    Args:
+        step: Whose network is trained, and on whose losses.
+        hardening: Bounds and weights.
+        seed_parts: What the first perturbation is drawn from.
+    """
+
+    network: PerturbedNetwork
+
+    def __init__(self, step: Step, hardening: Hardening, seed_parts: tuple[int | str, ...]) -> None:
+        network = PerturbedNetwork(step.network)
+        super().__init__(network, hardening.rho, step.precision, step.group)
+        self.step = step
+        self.hardening = hardening
+        self._seed_parts = seed_parts
+        self._leaf: Tensor | None = None
+
+    @property
+    def bound(self) -> float:
+        """Of the perturbation's root mean square, for pixels in [0, 1]."""
+        return self.hardening.perturbation / 255
+
+    def attached(self) -> AbstractContextManager[object]:
+        return self.step.attached()
+
+    def begin_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        self.step.begin_epoch(batches)
+
+    def updated(self) -> None:
+        self.step.updated()
+
+    def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
+        output = self.step(images, labels)
+        if not self.bound:
+            return output
+        size = len(labels)
+        count = min(size, max(FEWEST, round(self.hardening.perturbed_share * size)))
+        # The first of the whole batch, which is in random order.
+        mine = torch.arange(size, device=images.device)[self.group.share(size)] < count
+        perturbed = (images[mine] + self._perturbation(images)).clamp(0, 1)
+        with no_statistics(self.step.network):
+            logits = self.step.classify(perturbed)
+        everywhere = logits.new_zeros((len(images), logits.shape[1]))
+        everywhere[mine] = logits
+        (whole,) = self.group.gather([everywhere], size)
+        loss = functional.cross_entropy(whole[:count], labels[:count])
+        losses = {**output.losses, "perturbed": self.hardening.perturbed_weight * loss}
+        return StepOutput(output.logits, losses)
+
+    def gradients(self, output: StepOutput, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        leaf, self._leaf = self._leaf, None
+        if leaf is None:
+            return super().gradients(output, parameters)
+        *found, slope = super().gradients(output, [*parameters, leaf])
+        if slope is None:
+            raise RuntimeError("the losses do not depend on the perturbation")
+        slope = self.group.sum(slope.clone())
+        step = ASCENT * self.bound / _root_mean_square(slope).clamp(min=1e-12)
+        # From here on, in the pass at worse weights too, it is the new one.
+        self.network.perturbation = _within(leaf.detach() + step * slope, self.bound)
+        return found
+
+    def backward(self, images: Tensor, labels: Tensor) -> StepOutput:
+        if self.bound:
+            self._leaf = self._perturbation(images).clone().requires_grad_()
+        return super().backward(images, labels)
+
+    def _perturbation(self, images: Tensor) -> Tensor:
+        if self._leaf is not None:
+            return self._leaf
+        if not self.network.perturbation.numel():
+            drawn = torch.randn(1, *images.shape[1:], generator=make_generator(*self._seed_parts))
+            drawn = drawn.to(images.device, images.dtype)
+            self.network.perturbation = _within(drawn, BEGINNING * self.bound)
+        return self.network.perturbation
+
+
+@contextmanager
+def no_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norms that train keep no statistics of what passes in the block."""
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    kept = [
+        (module, {name: module._buffers[name] for name in names})
+        for module in network.modules()
+        if isinstance(module, _BatchNorm) and module.training
+    ]
+    try:
+        for module, _ in kept:
+            # Not by `track_running_stats`: `whole_batch_norm` goes by what is there.
+            module._buffers.update(dict.fromkeys(names))
+        yield
+    finally:
+        for module, buffers in kept:
+            module._buffers.update(buffers)
+
+
+def _within(values: Tensor, bound: float) -> Tensor:
+    """The values, scaled down to a root mean square where theirs is larger."""
+    return values * (bound / _root_mean_square(values).clamp(min=bound))
+
+
+def _root_mean_square(values: Tensor) -> Tensor:
+    return values.square().mean().sqrt()

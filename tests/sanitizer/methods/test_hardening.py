@@ -1,0 +1,143 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sanitizer.methods.finetune import FinetuneStep
+from sanitizer.methods.hardening import ASCENT, HardenedStep, no_statistics
+from sanitizer.networks.registry import build_network
+from sanitizer.randomness import make_generator
+from sanitizer.spec import Hardening
+from tests.sanitizer.methods import runs
+from tests.sanitizer.methods.networks import share_right, trained
+
+TRAINING = {
+    "phases": [{"epochs": 2, "learning_rate": 0.01}, {"epochs": 1, "learning_rate": 0.001}],
+    "batch_size": 40,
+    **runs.PLAIN,
+}
+METHOD = {
+    "name": "argd",
+    "teacher": TRAINING,
+    "student": TRAINING,
+    # Of 8 x 8 images the maps have few cells, and differ the more.
+    "node_weights": [20, 50, 20],
+    "student_from": "teacher",
+    "hardening": {"rho": 0.5, "perturbation": 20},
+}
+BOUND = 20 / 255
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    images = torch.rand(8, 1, 8, 8, generator=make_generator(1), dtype=torch.float64)
+    return images, torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
+
+
+def in_doubles() -> nn.Module:
+    return build_network("wrn-10-1", 10, 1, generator=make_generator(0)).double().train()
+
+
+def hardened(network: nn.Module, **settings: float) -> HardenedStep:
+    return HardenedStep(FinetuneStep(network), Hardening.model_validate(settings), (0, "test"))
+
+
+def root_mean_square(values: Tensor) -> float:
+    return values.square().mean().sqrt().item()
+
+
+def test_losses_are_those_of_the_step_and_of_the_first_images_perturbed() -> None:
+    network, twin = in_doubles(), in_doubles()
+    step = hardened(network, perturbation=20, perturbed_share=0.5, perturbed_weight=0.7)
+    images, labels = batch()
+
+    losses = step(images, labels).losses
+
+    perturbed = (images[:4] + step.network.perturbation).clamp(0, 1)
+    assert losses["cross_entropy"] == functional.cross_entropy(twin(images), labels)
+    expected = 0.7 * functional.cross_entropy(twin(perturbed), labels[:4])
+    torch.testing.assert_close(losses["perturbed"], expected)
+
+
+def test_statistics_of_batch_norms_are_those_of_clean_images() -> None:
+    network, twin = in_doubles(), in_doubles()
+    hardened(network, perturbation=20, rho=1).backward(*batch())
+    twin(batch()[0])
+    for (name, mine), theirs in zip(network.named_buffers(), twin.buffers(), strict=True):
+        assert torch.equal(mine, theirs), name
+
+
+def test_each_step_moves_the_perturbation_up_the_slope_of_its_loss() -> None:
+    network, twin = in_doubles(), in_doubles()
+    step = hardened(network, perturbation=20, perturbed_share=1)
+    images, labels = batch()
+    step(images, labels)
+    before = step.network.perturbation.clone().requires_grad_()
+    loss = functional.cross_entropy(twin((images + before).clamp(0, 1)), labels)
+    (slope,) = torch.autograd.grad(loss, before)
+
+    step.backward(images, labels)
+
+    expected = before.detach() + ASCENT * BOUND * slope / root_mean_square(slope)
+    assert root_mean_square(expected) < BOUND
+    torch.testing.assert_close(step.network.perturbation, expected)
+
+
+def test_the_perturbation_stays_within_its_bound() -> None:
+    step = hardened(in_doubles(), perturbation=20)
+    sizes = []
+    for _ in range(12):
+        step.backward(*batch())
+        sizes.append(root_mean_square(step.network.perturbation))
+    assert max(sizes) <= BOUND * (1 + 1e-9)
+    assert sizes[-1] == pytest.approx(BOUND)
+
+
+def test_gradients_are_those_of_the_sum_of_losses() -> None:
+    network, twin = in_doubles(), in_doubles()
+    step = hardened(network, perturbation=20, perturbed_share=0.5, perturbed_weight=0.7)
+    images, labels = batch()
+    step(images, labels)
+    perturbed = (images[:4] + step.network.perturbation).clamp(0, 1)
+    whole = functional.cross_entropy(twin(images), labels)
+    whole = whole + 0.7 * functional.cross_entropy(twin(perturbed), labels[:4])
+    whole.backward()  # type: ignore[no-untyped-call]  # torch's own
+
+    step.backward(images, labels)
+
+    for mine, theirs in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_without_a_perturbation_it_is_a_sharpness_aware_step() -> None:
+    step = hardened(in_doubles(), rho=1)
+    assert list(step(*batch()).losses) == ["cross_entropy"]
+    step.backward(*batch())
+    assert not step.network.perturbation.numel()
+
+
+def test_no_statistics_are_kept_in_the_block_and_are_again_after_it() -> None:
+    network = in_doubles()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    with no_statistics(network):
+        network(batch()[0])
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    network(batch()[0])
+    assert not all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+
+
+def test_trained_network_keeps_most_of_its_accuracy() -> None:
+    network = trained()
+    before = share_right(network)
+    state, figures = runs.run(METHOD, network)
+    network.load_state_dict(state)
+    assert before > 0.85
+    assert share_right(network) > before - 0.1
+    assert all("perturbed" in epoch for epoch in figures)
+
+
+@pytest.mark.parametrize("die_after", [2, 5])
+def test_run_that_is_killed_ends_in_the_same_bits(die_after: int) -> None:
+    whole, figures = runs.run(METHOD, trained())
+    killed, again = runs.run(METHOD, trained(), die_after=die_after)
+    assert runs.same(whole, killed)
+    assert figures == again
