@@ -252,12 +252,7 @@ class Preset(StrEnum):
 
 
 class _Method(Strict):
-    preset: Literal[Preset.PAPER, Preset.FAST] = Field(
-        default=Preset.PAPER,
-        description="Where the values come from that the request does not give. `paper`: the "
-        "settings of the published result. `fast`: the same learning rates for fewer epochs, less "
-        "than half of the work.",
-    )
+    preset: Preset
 
     @model_validator(mode="before")
     @classmethod
@@ -272,20 +267,29 @@ class _Method(Strict):
         return _overlay(chosen, values)
 
 
+class _Published(_Method):
+    preset: Literal[Preset.PAPER, Preset.FAST] = Field(
+        default=Preset.PAPER,
+        description="Where the values come from that the request does not give. `paper`: the "
+        "settings of the published result. `fast`: the same learning rates for fewer epochs, less "
+        "than half of the work.",
+    )
+
+
 class _AsPublished(_Method):
     preset: Literal[Preset.PAPER] = Field(
         default=Preset.PAPER, description="The settings of the published result."
     )
 
 
-class FinetuneConfig(_Method):
+class FinetuneConfig(_Published):
     """Plain fine-tuning of the suspect model on the clean images."""
 
     name: Literal["finetune"] = "finetune"
     training: Training = Training()
 
 
-class NadConfig(_Method):
+class NadConfig(_Published):
     """Neural attention distillation: attention maps of student and teacher are aligned.
 
     ICLR 2021, arXiv 2101.05930.
@@ -435,7 +439,7 @@ class ArgdConfig(_Method):
         return taps
 
 
-class FinePruningConfig(_Method):
+class FinePruningConfig(_Published):
     """Fine-pruning: channels that are idle on clean images are taken away as far as the clean
     accuracy bears it, then the model is fine-tuned.
 
@@ -539,7 +543,7 @@ _FT_SAM: Mapping[str, Any] = {
 }
 
 
-class FtSamConfig(_Method):
+class FtSamConfig(_Published):
     """Fine-tuning with adaptive sharpness-aware minimisation: each step descends by the gradient at
     nearby weights that are worse.
 
@@ -631,7 +635,7 @@ _MCR_ENDPOINT: Mapping[str, Any] = {
 _MCR_CURVE: Mapping[str, Any] = {**_MCR_ENDPOINT, "phases": _held_then_down(0.01, 100)}
 
 
-class McrConfig(_Method):
+class McrConfig(_Published):
     """Mode connectivity repair: the suspect model and its fine-tuned self are joined by a curve of
     models that do well on the clean images, and one from the middle is taken.
 

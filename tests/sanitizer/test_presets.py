@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from sanitizer.cost.workload import training_work
 from sanitizer.spec import METHOD_ADAPTER, PRESETS, ArgdConfig, FtSamConfig, Training
@@ -92,3 +93,9 @@ def test_the_cosine_falls_from_the_learning_rate_to_next_to_nothing() -> None:
     assert rates[0] == pytest.approx(0.01, rel=0.01)
     assert rates[-1] < 0.0001
     assert sum(rates) / len(rates) == pytest.approx(0.005, rel=0.001)
+
+
+@pytest.mark.parametrize("name", ["nad", "ft_sam", "clp"])
+def test_a_preset_that_a_method_has_not_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="preset"):
+        METHOD_ADAPTER.validate_python({"name": name, "preset": "default"})
