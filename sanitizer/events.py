@@ -75,8 +75,9 @@ class MetricEvent(_Event):
     epoch: int | None = None
     """1-based; none for an evaluation outside training."""
     values: dict[str, float]
-    """By name: `loss`, `cross_entropy`, `node`, `edge`, `embedding`, `train_accuracy`,
-    `learning_rate`, `seconds`; after an evaluation `accuracy`, `asr.<probe>`, `ra.<probe>`."""
+    """By name: `loss`, `cross_entropy`, `node`, `edge`, `embedding`, `perturbed`,
+    `shift`, `train_accuracy`, `learning_rate`, `seconds`; after an evaluation `accuracy`,
+    `asr.<probe>`, `ra.<probe>`; after a search `estimated_asr.<class>`, `anomaly`."""
 
 
 class WarningEvent(_Event):

@@ -19,14 +19,8 @@ from sanitizer.cost.workload import RATED_IMAGES, SEARCH_FAMILIES, inspection_pa
 from sanitizer.data.loader import Batches
 from sanitizer.data.splits import draw
 from sanitizer.evaluation.evaluate import evaluate
-from sanitizer.evaluation.inversion import (
-    SEARCHED_IMAGES,
-    Found,
-    Subject,
-    classes_of,
-    inspect,
-    restore,
-)
+from sanitizer.evaluation.inspection import SEARCHED_IMAGES, classes_of, inspect, looks_of
+from sanitizer.evaluation.inversion import Found, Subject, restore
 from sanitizer.evaluation.metrics import defense_effectiveness
 from sanitizer.evaluation.predict import predict
 from sanitizer.events import (
@@ -54,7 +48,6 @@ from sanitizer.report.model import (
     Cost,
     EpochRecord,
     Evaluation,
-    Inspection,
     Inspections,
     ModelFile,
     Report,
@@ -437,8 +430,8 @@ class _Run:
             pictures["inspection.png"] = plot_inspection(
                 inspections,
                 [
-                    _looks(inspections.before, self.found_before),
-                    _looks(inspections.after, self.found_after),
+                    looks_of(inspections.before, self.found_before),
+                    looks_of(inspections.after, self.found_after),
                 ],
                 self.inputs.evaluation.class_names,
             )
@@ -592,17 +585,6 @@ def _fingerprint(
         "evaluation": inputs.evaluation_sha256,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _looks(inspection: Inspection, found: Sequence[Found]) -> dict[ChangeFamily, NDArray[np.uint8]]:
-    """What was found for the class that stands out most, as pictures, [C, H, W]."""
-    target = inspection.strongest.target_class
-    looks = {each.change.family: each.change.look() for each in found if each.target == target}
-    return {
-        family: (255 * look).round().to(torch.uint8).cpu().numpy()
-        for family, look in looks.items()
-        if look is not None
-    }
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:

@@ -10,13 +10,13 @@ arXiv 2307.10562). Weights that are made worse do it for what a backdoor needs o
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sanitizer.methods.perturbed import PerturbedNetwork, root_mean_square, within
 from sanitizer.methods.sharpness import SharpnessAwareStep
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.randomness import make_generator
@@ -29,33 +29,6 @@ BEGINNING = 0.5
 """How large it begins, likewise."""
 FEWEST = 2
 """Images that are perturbed: a batch norm cannot normalise by one."""
-
-
-class PerturbedNetwork(nn.Module):
-    """A network, with the perturbation that its training is at.
-
-    Attributes:
-        perturbation: [1, C, H, W]; empty before the first step. Part of the state, for a run that
-            is taken up again.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.perturbation = torch.empty(0)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, classes] of images [B, C, H, W]."""
-        logits: Tensor = self.network(images)
-        return logits
-
-    def get_extra_state(self) -> Tensor:
-        """For `state_dict`. No buffer: its shape is not known when a state is loaded."""
-        return self.perturbation
-
-    def set_extra_state(self, state: Any) -> None:
-        """For `load_state_dict`."""
-        self.perturbation = state.to(next(self.network.parameters()).device)
 
 
 class HardenedStep(SharpnessAwareStep):
@@ -121,9 +94,9 @@ class HardenedStep(SharpnessAwareStep):
         if slope is None:
             raise RuntimeError("the losses do not depend on the perturbation")
         slope = self.group.sum(slope.clone())
-        step = ASCENT * self.bound / _root_mean_square(slope).clamp(min=1e-12)
+        step = ASCENT * self.bound / root_mean_square(slope).clamp(min=1e-12)
         # From here on, in the pass at worse weights too, it is the new one.
-        self.network.perturbation = _within(leaf.detach() + step * slope, self.bound)
+        self.network.perturbation = within(leaf.detach() + step * slope, self.bound)
         return found
 
     def backward(self, images: Tensor, labels: Tensor) -> StepOutput:
@@ -137,7 +110,7 @@ class HardenedStep(SharpnessAwareStep):
         if not self.network.perturbation.numel():
             drawn = torch.randn(1, *images.shape[1:], generator=make_generator(*self._seed_parts))
             drawn = drawn.to(images.device, images.dtype)
-            self.network.perturbation = _within(drawn, BEGINNING * self.bound)
+            self.network.perturbation = within(drawn, BEGINNING * self.bound)
         return self.network.perturbation
 
 
@@ -158,12 +131,3 @@ def no_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for module, buffers in kept:
             module._buffers.update(buffers)
-
-
-def _within(values: Tensor, bound: float) -> Tensor:
-    """The values, scaled down to a root mean square where theirs is larger."""
-    return values * (bound / _root_mean_square(values).clamp(min=bound))
-
-
-def _root_mean_square(values: Tensor) -> Tensor:
-    return values.square().mean().sqrt()

@@ -5,51 +5,33 @@ perturbation stands for a trigger that nobody knows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sanitizer.methods.perturbed import PerturbedNetwork
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.methods.twice import twice_differentiable
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.spec import IBauConfig
 
 
-class UnlearningNetwork(nn.Module):
+class UnlearningNetwork(PerturbedNetwork):
     """A network that is trained as it is used: batch norm keeps its statistics, nothing drops out.
 
     As in the authors' code. That also makes a batch's loss the sum of its images' losses, each of
-    which can be derived twice.
-
-    Attributes:
-        perturbation: [1, C, H, W], delta of the round; empty before the first one. Part of the
-            state, for a run that is taken up within a round.
+    which can be derived twice. Its perturbation is the round's delta.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.perturbation = torch.empty(0)
+        super().__init__(network)
         self.train()
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002  # the signature is torch's
         """Puts everything in eval mode, whatever is asked for."""
         return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, classes] of images [B, C, H, W]."""
-        logits: Tensor = self.network(images)
-        return logits
-
-    def get_extra_state(self) -> Tensor:
-        """For `state_dict`. No buffer: its shape is not known when a state is loaded."""
-        return self.perturbation
-
-    def set_extra_state(self, state: Any) -> None:
-        """For `load_state_dict`."""
-        self.perturbation = state.to(next(self.network.parameters()).device)
 
 
 class IBauStep(Step):

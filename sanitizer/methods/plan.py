@@ -50,7 +50,6 @@ from sanitizer.spec import (
     FinePruningConfig,
     FinetuneConfig,
     FtSamConfig,
-    Hardening,
     IBauConfig,
     McrConfig,
     MethodConfig,
@@ -159,28 +158,10 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
             )
         case ArgdConfig():
             return (
-                TrainingStage(
-                    Stage.TEACHER,
-                    "teacher",
-                    config.teacher,
-                    lambda bench: _hardened(
-                        _teaching_step(bench, config),
-                        config.hardening,
-                        (bench.seed, Stage.TEACHER, "perturbation"),
-                    ),
-                    relative_cost=hardened_passes(FINETUNING_PASSES, config.hardening),
+                _hardened_stage(
+                    config, Stage.TEACHER, "teacher", _teaching_step, FINETUNING_PASSES
                 ),
-                TrainingStage(
-                    Stage.DISTIL,
-                    "student",
-                    config.student,
-                    lambda bench: _hardened(
-                        _argd_step(bench, config),
-                        config.hardening,
-                        (bench.seed, Stage.DISTIL, "perturbation"),
-                    ),
-                    relative_cost=hardened_passes(ARGD_PASSES, config.hardening),
-                ),
+                _hardened_stage(config, Stage.DISTIL, "student", _argd_step, ARGD_PASSES),
             )
         case FinePruningConfig():
             return (
@@ -322,8 +303,32 @@ def _leave_curve(step: Step, config: McrConfig) -> None:
     step.network.leave(config.position)
 
 
-def _hardened(step: Step, hardening: Hardening, seed_parts: tuple[int | str, ...]) -> Step:
-    return HardenedStep(step, hardening, seed_parts) if hardening.is_on else step
+def _hardened_stage(
+    config: ArgdConfig,
+    stage: Stage,
+    trains: Role,
+    make_step: Callable[[Bench, ArgdConfig], Step],
+    passes: float,
+) -> TrainingStage:
+    """A stage of ARGD, hardened if the config says so.
+
+    Args:
+        passes: Work per image without that.
+    """
+
+    def make(bench: Bench) -> Step:
+        step = make_step(bench, config)
+        if not config.hardening.is_on:
+            return step
+        return HardenedStep(step, config.hardening, (bench.seed, stage, "perturbation"))
+
+    return TrainingStage(
+        stage,
+        trains,
+        getattr(config, trains),
+        make,
+        relative_cost=hardened_passes(passes, config.hardening),
+    )
 
 
 def _teaching_step(bench: Bench, config: ArgdConfig) -> Step:

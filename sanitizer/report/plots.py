@@ -40,6 +40,7 @@ _LOSSES = {
     "node": ("#CC79A7", "node"),
     "edge": ("#E69F00", "edge"),
     "embedding": ("#7f7f00", "embedding"),
+    "perturbed": ("#8c564b", "perturbed"),
 }
 _FONT = "DejaVu Sans"
 _LINES = ("-", "--", ":", "-.")

@@ -150,6 +150,12 @@ class RunView:
             for name, value in self.figures.items()
             if name in _SHARES or name.startswith(("asr.", "ra."))
         ]
+        estimated = {n: v for n, v in self.figures.items() if n.startswith("estimated_asr.")}
+        if estimated:
+            name = max(estimated, key=lambda each: estimated[each])
+            shown.append(f"{name} {share(estimated[name])}, the highest")
+        if "anomaly" in self.figures:
+            shown.append(f"anomaly {self.figures['anomaly']:.1f}")
         if "loss" in self.figures:
             shown.insert(0, f"loss {self.figures['loss']:.4g}")
         return "  ".join(shown)

@@ -359,8 +359,9 @@ class JobMetricOut(Output):
         ge=1, description="Counted from 1. Null: an evaluation outside training."
     )
     name: str = Field(
-        description="`loss`, `cross_entropy`, `node`, `edge`, `embedding`, `train_accuracy`, "
-        "`learning_rate`, `seconds`, `accuracy`, `asr.<probe>`, `ra.<probe>`."
+        description="`loss`, `cross_entropy`, `node`, `edge`, `embedding`, `perturbed`, `shift`, "
+        "`train_accuracy`, `learning_rate`, `seconds`, `accuracy`, `asr.<probe>`, `ra.<probe>`, "
+        "`estimated_asr.<class>`, `anomaly`."
     )
     value: float
     at: Time

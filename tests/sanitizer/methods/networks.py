@@ -25,6 +25,17 @@ def fresh(name: str = "wrn-10-1") -> nn.Module:
     return build_network(name, 10, 1, generator=make_generator(0)).eval()
 
 
+def in_doubles(seed: int = 0) -> nn.Module:
+    """An untrained WRN-10-1 in 64 bits, in training mode."""
+    return build_network("wrn-10-1", 10, 1, generator=make_generator(seed)).double().train()
+
+
+def batch(size: int = 6) -> tuple[Tensor, Tensor]:
+    """Images of noise in 64 bits, and a class each, 0 first."""
+    images = torch.rand(size, *SHAPE, generator=make_generator(1), dtype=torch.float64)
+    return images, torch.arange(size)
+
+
 def trained() -> nn.Module:
     """A WRN-10-1 that tells most digits; each caller gets a network of its own."""
     return deepcopy(_trained())

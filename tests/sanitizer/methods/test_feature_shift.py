@@ -1,16 +1,15 @@
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from sanitizer.errors import InvalidSpec
 from sanitizer.methods.feature_shift import FeatureShiftStep
 from sanitizer.methods.plan import check_applies
-from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 from sanitizer.spec import METHOD_ADAPTER
 from tests.sanitizer.methods import runs
-from tests.sanitizer.methods.networks import SHAPE, fresh, share_right, trained
+from tests.sanitizer.methods.networks import SHAPE, batch, fresh, in_doubles, share_right, trained
 
 TRAINING = {
     "phases": [{"epochs": 4, "learning_rate": 0.02}, {"epochs": 2, "learning_rate": 0.005}],
@@ -25,15 +24,6 @@ METHOD = {
     "student_from": "teacher",
     "classifier_shift": 0.01,
 }
-
-
-def batch() -> tuple[Tensor, Tensor]:
-    images = torch.rand(6, 1, 8, 8, generator=make_generator(1), dtype=torch.float64)
-    return images, torch.tensor([0, 1, 2, 3, 4, 5])
-
-
-def in_doubles() -> nn.Module:
-    return build_network("wrn-10-1", 10, 1, generator=make_generator(0)).double().train()
 
 
 def classifier(network: nn.Module) -> nn.Linear:

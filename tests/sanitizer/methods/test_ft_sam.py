@@ -8,11 +8,10 @@ from torch.nn import functional
 
 from sanitizer.methods.ft_sam import FtSamStep
 from sanitizer.methods.sharpness import perturbation
-from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 from sanitizer.spec import FtSamConfig
 from tests.sanitizer.methods import runs
-from tests.sanitizer.methods.networks import share_right, trained
+from tests.sanitizer.methods.networks import batch, in_doubles, share_right, trained
 
 METHOD = {
     "name": "ft_sam",
@@ -23,15 +22,6 @@ METHOD = {
     },
     "rho": 1.0,
 }
-
-
-def batch() -> tuple[Tensor, Tensor]:
-    images = torch.rand(6, 1, 8, 8, generator=make_generator(1), dtype=torch.float64)
-    return images, torch.tensor([0, 1, 2, 3, 4, 5])
-
-
-def in_doubles() -> nn.Module:
-    return build_network("wrn-10-1", 10, 1, generator=make_generator(0)).double().train()
 
 
 def plain_gradients(network: nn.Module, rho: float, smoothing: float) -> dict[str, Tensor]:

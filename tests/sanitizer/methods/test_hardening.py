@@ -5,11 +5,9 @@ from torch.nn import functional
 
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.hardening import ASCENT, HardenedStep, no_statistics
-from sanitizer.networks.registry import build_network
-from sanitizer.randomness import make_generator
 from sanitizer.spec import Hardening
 from tests.sanitizer.methods import runs
-from tests.sanitizer.methods.networks import share_right, trained
+from tests.sanitizer.methods.networks import batch, in_doubles, share_right, trained
 
 TRAINING = {
     "phases": [{"epochs": 2, "learning_rate": 0.01}, {"epochs": 1, "learning_rate": 0.001}],
@@ -28,15 +26,6 @@ METHOD = {
 BOUND = 20 / 255
 
 
-def batch() -> tuple[Tensor, Tensor]:
-    images = torch.rand(8, 1, 8, 8, generator=make_generator(1), dtype=torch.float64)
-    return images, torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
-
-
-def in_doubles() -> nn.Module:
-    return build_network("wrn-10-1", 10, 1, generator=make_generator(0)).double().train()
-
-
 def hardened(network: nn.Module, **settings: float) -> HardenedStep:
     return HardenedStep(FinetuneStep(network), Hardening.model_validate(settings), (0, "test"))
 
@@ -48,7 +37,7 @@ def root_mean_square(values: Tensor) -> float:
 def test_losses_are_those_of_the_step_and_of_the_first_images_perturbed() -> None:
     network, twin = in_doubles(), in_doubles()
     step = hardened(network, perturbation=20, perturbed_share=0.5, perturbed_weight=0.7)
-    images, labels = batch()
+    images, labels = batch(8)
 
     losses = step(images, labels).losses
 
@@ -60,8 +49,8 @@ def test_losses_are_those_of_the_step_and_of_the_first_images_perturbed() -> Non
 
 def test_statistics_of_batch_norms_are_those_of_clean_images() -> None:
     network, twin = in_doubles(), in_doubles()
-    hardened(network, perturbation=20, rho=1).backward(*batch())
-    twin(batch()[0])
+    hardened(network, perturbation=20, rho=1).backward(*batch(8))
+    twin(batch(8)[0])
     for (name, mine), theirs in zip(network.named_buffers(), twin.buffers(), strict=True):
         assert torch.equal(mine, theirs), name
 
@@ -69,7 +58,7 @@ def test_statistics_of_batch_norms_are_those_of_clean_images() -> None:
 def test_each_step_moves_the_perturbation_up_the_slope_of_its_loss() -> None:
     network, twin = in_doubles(), in_doubles()
     step = hardened(network, perturbation=20, perturbed_share=1)
-    images, labels = batch()
+    images, labels = batch(8)
     step(images, labels)
     before = step.network.perturbation.clone().requires_grad_()
     loss = functional.cross_entropy(twin((images + before).clamp(0, 1)), labels)
@@ -86,7 +75,7 @@ def test_the_perturbation_stays_within_its_bound() -> None:
     step = hardened(in_doubles(), perturbation=20)
     sizes = []
     for _ in range(12):
-        step.backward(*batch())
+        step.backward(*batch(8))
         sizes.append(root_mean_square(step.network.perturbation))
     assert max(sizes) <= BOUND * (1 + 1e-9)
     assert sizes[-1] == pytest.approx(BOUND)
@@ -95,7 +84,7 @@ def test_the_perturbation_stays_within_its_bound() -> None:
 def test_gradients_are_those_of_the_sum_of_losses() -> None:
     network, twin = in_doubles(), in_doubles()
     step = hardened(network, perturbation=20, perturbed_share=0.5, perturbed_weight=0.7)
-    images, labels = batch()
+    images, labels = batch(8)
     step(images, labels)
     perturbed = (images[:4] + step.network.perturbation).clamp(0, 1)
     whole = functional.cross_entropy(twin(images), labels)
@@ -110,8 +99,8 @@ def test_gradients_are_those_of_the_sum_of_losses() -> None:
 
 def test_without_a_perturbation_it_is_a_sharpness_aware_step() -> None:
     step = hardened(in_doubles(), rho=1)
-    assert list(step(*batch()).losses) == ["cross_entropy"]
-    step.backward(*batch())
+    assert list(step(*batch(8)).losses) == ["cross_entropy"]
+    step.backward(*batch(8))
     assert not step.network.perturbation.numel()
 
 
@@ -119,9 +108,9 @@ def test_no_statistics_are_kept_in_the_block_and_are_again_after_it() -> None:
     network = in_doubles()
     before = {name: value.clone() for name, value in network.named_buffers()}
     with no_statistics(network):
-        network(batch()[0])
+        network(batch(8)[0])
     assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
-    network(batch()[0])
+    network(batch(8)[0])
     assert not all(torch.equal(value, before[name]) for name, value in network.named_buffers())
 
 

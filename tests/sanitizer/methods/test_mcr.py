@@ -10,11 +10,16 @@ from torch.nn import functional
 
 from sanitizer.data.image_set import ImageSet
 from sanitizer.methods.mcr import CurveNetwork, CurveStep, recompute_statistics
-from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 from sanitizer.spec import McrConfig
 from tests.sanitizer.methods import runs
-from tests.sanitizer.methods.networks import share_right, small_transformer, trained
+from tests.sanitizer.methods.networks import (
+    batch,
+    in_doubles,
+    share_right,
+    small_transformer,
+    trained,
+)
 
 TRAINING: dict[str, Any] = {
     "phases": [{"epochs": 2, "learning_rate": 0.01}],
@@ -24,17 +29,8 @@ TRAINING: dict[str, Any] = {
 METHOD: dict[str, Any] = {"name": "mcr", "endpoint": TRAINING, "curve": TRAINING}
 
 
-def in_doubles(seed: int) -> nn.Module:
-    return build_network("wrn-10-1", 10, 1, generator=make_generator(seed)).double().train()
-
-
 def weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.named_parameters()}
-
-
-def batch() -> tuple[Tensor, Tensor]:
-    images = torch.rand(6, 1, 8, 8, generator=make_generator(1), dtype=torch.float64)
-    return images, torch.arange(6)
 
 
 def moved_bend(curve: CurveNetwork) -> dict[str, Tensor]:

@@ -86,3 +86,11 @@ def test_a_bar_without_a_terminal_prints_nothing(capfd: pytest.CaptureFixture[st
     with bytes_bar("Uploading [x]", 10) as on_bytes:
         on_bytes(10)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_search_for_triggers_is_told_by_its_strongest_class() -> None:
+    file = io.StringIO()
+    view = view_into(file, terminal=False)
+    values = {"estimated_asr.0": 0.04, "estimated_asr.3": 0.98, "anomaly": 4.51}
+    view.feed("metric", {"stage": "inspect", "epoch": None, "values": values}, at(1))
+    assert file.getvalue() == "inspect: estimated_asr.3 98.00%, the highest  anomaly 4.5\n"

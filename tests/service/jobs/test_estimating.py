@@ -86,6 +86,20 @@ class TestSpeed:
         assert (found.clean_images, found.evaluation_images) == (2000, 500)
         assert 0 < found.seconds_low < found.seconds < found.seconds_high
 
+    def test_search_for_triggers_counts_by_the_classes_of_the_data(
+        self, sessions: SessionFactory, settings: Settings
+    ) -> None:
+        with transaction(sessions) as session:
+            tenant = add_tenant(session)
+            named = add_dataset(session, tenant, class_names=["cat", "dog"])
+            without = ask(session, tenant, settings, clean=named)
+            two = ask(session, tenant, settings, clean=named, inspect=True)
+            unknown = ask(session, tenant, settings, inspect=True)
+        assert without.evaluation_seconds < two.evaluation_seconds < unknown.evaluation_seconds
+        assert two.training_seconds == without.training_seconds
+        assert two.explanation == without.explanation
+        assert "10 are reckoned with" in unknown.explanation[-1]
+
     def test_own_job_with_the_architecture_goes_before_all_others(
         self, sessions: SessionFactory, settings: Settings
     ) -> None:
