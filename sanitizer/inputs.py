@@ -114,12 +114,6 @@ class _Loader:
             for probe in spec.probes
         )
         self._check_taps(len(suspect.taps))
-        if spec.inspect and suspect.num_classes < 2:
-            raise InvalidSpec(
-                "inspect searches for changes that lead images of other classes to a class; the "
-                "model has one class alone. Leave inspect out.",
-                num_classes=suspect.num_classes,
-            )
         check_applies(spec.method, suspect.network, (suspect.channels, *suspect.input_size))
         clean_source = self._open(spec.clean_data, suspect, "clean data")
         indices = draw(clean_source.labels, spec.clean_data.images, spec.clean_data.seed)
