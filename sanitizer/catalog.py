@@ -73,8 +73,10 @@ METHODS: tuple[CatalogEntry, ...] = tuple(
         spec.AnpConfig,
         spec.ClpConfig,
         spec.FtSamConfig,
+        spec.FstConfig,
         spec.IBauConfig,
         spec.McrConfig,
+        spec.AutoConfig,
     )
 )
 

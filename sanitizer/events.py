@@ -17,6 +17,7 @@ class Stage(StrEnum):
     """The stages of a run; the method says which there are between the measurements.
 
     `inspect` and `reinspect` search for triggers, before and after, where that was asked for.
+    `choose` compares what several methods made of the model.
     """
 
     LOAD = "load"
@@ -30,6 +31,8 @@ class Stage(StrEnum):
     CURVE = "curve"
     STATISTICS = "statistics"
     UNLEARN = "unlearn"
+    SHIFT = "shift"
+    CHOOSE = "choose"
     EVALUATE = "evaluate"
     REINSPECT = "reinspect"
     WRITE = "write"
@@ -77,7 +80,8 @@ class MetricEvent(_Event):
     values: dict[str, float]
     """By name: `loss`, `cross_entropy`, `node`, `edge`, `embedding`, `perturbed`,
     `shift`, `train_accuracy`, `learning_rate`, `seconds`; after an evaluation `accuracy`,
-    `asr.<probe>`, `ra.<probe>`; after a search `estimated_asr.<class>`, `anomaly`."""
+    `asr.<probe>`, `ra.<probe>`; after a search `estimated_asr.<class>`, `anomaly`; of a
+    choice `accuracy.<method>`, `residual.<method>`."""
 
 
 class WarningEvent(_Event):

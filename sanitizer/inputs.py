@@ -32,7 +32,7 @@ from sanitizer.progress import MIN_SECONDS, Emit
 from sanitizer.randomness import derive_seed
 from sanitizer.report.artifacts import sha256_of
 from sanitizer.report.model import DataRecord, ModelFile, ModelRecord
-from sanitizer.spec import DataSource, SanitizeSpec
+from sanitizer.spec import AutoConfig, DataSource, MethodConfig, SanitizeSpec
 
 Digests = NDArray[np.uint8]
 """Of each image of a set, [N, 16]."""
@@ -218,7 +218,9 @@ class _Loader:
         return image_set
 
     def _check_taps(self, taps: int) -> None:
-        method = self.spec.method
+        method: MethodConfig | None = self.spec.method
+        if isinstance(method, AutoConfig):
+            method = method.argd
         chosen = getattr(method, "taps", None)
         if chosen is not None and max(chosen) >= taps:
             raise InvalidSpec(

@@ -5,6 +5,8 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 
@@ -13,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sanitizer.choice import Tried, best_of, records_of, worst_of
 from sanitizer.compute import choose_device, choose_precision, device_name, prepare
 from sanitizer.cost.measured import measure_cost
 from sanitizer.cost.workload import RATED_IMAGES, SEARCH_FAMILIES, inspection_passes
+from sanitizer.data.image_set import ImageSet
 from sanitizer.data.loader import Batches
 from sanitizer.data.splits import draw
+from sanitizer.errors import InvalidSpec
 from sanitizer.evaluation.evaluate import evaluate
 from sanitizer.evaluation.inspection import SEARCHED_IMAGES, classes_of, inspect, looks_of
 from sanitizer.evaluation.inversion import Found, Subject, restore
@@ -31,8 +36,17 @@ from sanitizer.events import (
 from sanitizer.inputs import Inputs, load_inputs
 from sanitizer.journal import Journal, keep_quiet
 from sanitizer.machine import peak_resident_bytes, processor_name
+from sanitizer.methods.heldout import hold_out_clean
 from sanitizer.methods.loop import LoopHooks, LoopState, train
-from sanitizer.methods.plan import Bench, ChangingStage, MethodStage, TrainingStage, plan
+from sanitizer.methods.plan import (
+    Bench,
+    ChangingStage,
+    MethodStage,
+    TrainingStage,
+    check_applies,
+    plan,
+    tries_of,
+)
 from sanitizer.networks.checkpoints import read_checkpoint, write_checkpoint
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.progress import Emit, Progress
@@ -55,7 +69,7 @@ from sanitizer.report.model import (
 )
 from sanitizer.report.verdict import decide
 from sanitizer.run_state import CheckpointDamaged, RunState
-from sanitizer.spec import SanitizeSpec
+from sanitizer.spec import AutoConfig, SanitizeSpec, SingleMethodConfig
 
 Digests = NDArray[np.uint8]
 """Of each image of a set, [N, 16]."""
@@ -115,7 +129,8 @@ class _Run:
         self.journal = Journal(emit)
         self.device = choose_device(spec.device, group.rank, group.size)
         self.precision = choose_precision(spec.precision, self.device)
-        self.stages = plan(spec.method)
+        self.tries = tries_of(spec.method)
+        self.chooses = isinstance(spec.method, AutoConfig)
         self.begun = monotonic()
         self.start_seconds = start_seconds
 
@@ -142,15 +157,19 @@ class _Run:
         self.network.to(memory_format=torch.channels_last)
         if self.state.before is None:
             self._measure_suspect()
-        self.found_before = self._search(
-            Stage.INSPECT, "Searching the model as it came for triggers."
-        )
+        self.found_before: list[Found] = []
+        if self.spec.inspect or self.chooses:
+            self.found_before = self._search(
+                Stage.INSPECT, "Searching the model as it came for triggers."
+            )
         self._train()
         model_path = self._deliver()
         after = self._measure(Stage.EVALUATE, "Measuring the sanitized model.")
-        self.found_after = self._search(
-            Stage.REINSPECT, "Searching the sanitized model for triggers."
-        )
+        self.found_after: list[Found] = []
+        if self.spec.inspect:
+            self.found_after = self._search(
+                Stage.REINSPECT, "Searching the sanitized model for triggers."
+            )
         return self._write(model_path, after)
 
     def _load_state(self, fingerprint: str) -> RunState | None:
@@ -194,11 +213,11 @@ class _Run:
     # --- Search ------------------------------------------------------------------------------
 
     def _search(self, stage: Stage, message: str) -> list[Found]:
-        """Searches the network as it stands, where that was asked for.
+        """Searches the network as it stands.
 
         The leader alone does: one search after the other leaves nothing to share.
         """
-        if not self.spec.inspect or not self.group.is_leader:
+        if not self.group.is_leader:
             return []
         subject = self._subject()
         kept = self.state.searches.setdefault(stage.value, [])
@@ -229,7 +248,8 @@ class _Run:
 
     def _subject(self) -> Subject:
         """The network with the images that it is searched with, the same before and after."""
-        clean, evaluation = self.inputs.clean, self.inputs.evaluation
+        evaluation = self.inputs.evaluation
+        clean, _ = self._clean_images
         seed = derive_seed(self.spec.seed, "inspection")
         return Subject(
             network=self.network.eval(),
@@ -247,22 +267,64 @@ class _Run:
         """What both searches say, and what the changes that were found before do now."""
         if not self.spec.inspect or not self.group.is_leader:
             return None
-        carried = [
-            each for each in self.found_before if each.change.family is not ChangeFamily.FEATURES
-        ]
         return Inspections(
             before=self.state.inspected[Stage.INSPECT],
             after=self.state.inspected[Stage.REINSPECT],
-            carried=classes_of(self._subject(), carried, {}),
+            carried=classes_of(self._subject(), self._carried(), {}),
         )
+
+    def _carried(self) -> list[Found]:
+        """What was found in the suspect model and can be tried on another."""
+        return [
+            each for each in self.found_before if each.change.family is not ChangeFamily.FEATURES
+        ]
 
     # --- Train -------------------------------------------------------------------------------
 
+    @cached_property
+    def _clean_images(self) -> tuple[ImageSet, ImageSet]:
+        """Those that are trained on, and, where a method is to be chosen, those to choose by."""
+        clean = self.inputs.clean
+        if self.chooses:
+            return hold_out_clean(clean, self.spec.seed)
+        return clean, clean.subset(np.empty(0, dtype=np.int64))
+
+    @property
+    def trained_images(self) -> int:
+        """How many images an epoch has."""
+        clean, _ = self._clean_images
+        return len(clean)
+
     def _train(self) -> None:
-        teacher = deepcopy(self.network)
+        if not self.chooses:
+            (method,) = self.tries
+            self._run_method(method)
+            return
+        suspect = {name: value.clone() for name, value in self.network.state_dict().items()}
+        for method in self.tries[len(self.state.tried) :]:
+            self.network.load_state_dict(suspect)
+            why = self._why_left_out(method)
+            if why:
+                tried = Tried(method.name, left_out=why)
+                for stage in plan(method):
+                    self.progress.add(stage.stage, self._stage_work(stage))
+            else:
+                self._run_method(method)
+                tried = self._judge(method)
+            self.state.tried.append(tried)
+            if not tried.left_out and best_of(self.state.tried) is tried:
+                self.state.kept = {
+                    name: value.clone() for name, value in self.network.state_dict().items()
+                }
+            self.state.networks = {}
+            self._save(None)
+        self._choose()
+
+    def _run_method(self, method: SingleMethodConfig) -> None:
+        """Does to the network what the method does, from where the state stands."""
         bench = Bench(
             self.network,
-            teacher,
+            deepcopy(self.network),
             self.inputs.suspect.taps,
             self.spec.seed,
             self.precision,
@@ -271,7 +333,7 @@ class _Run:
         for role, weights in self.state.networks.items():
             getattr(bench, role).load_state_dict(weights)
         done = {record.stage for record in self.state.finished}
-        for stage in self.stages:
+        for stage in plan(method):
             if stage.stage not in done:
                 match stage:
                     case TrainingStage():
@@ -279,8 +341,84 @@ class _Run:
                     case ChangingStage():
                         self._change_stage(stage, bench)
 
+    # --- Choose ------------------------------------------------------------------------------
+
+    def _why_left_out(self, method: SingleMethodConfig) -> str:
+        """Why a method is not tried; empty: it is. The same answer for all of a group."""
+        suspect = self.inputs.suspect
+        try:
+            check_applies(method, suspect.network, (suspect.channels, *suspect.input_size))
+        except InvalidSpec as error:
+            return str(error)
+        limit = self.spec.method.seconds if isinstance(self.spec.method, AutoConfig) else None
+        begun = any(stage.stage in self._seconds_by_stage() for stage in plan(method))
+        if limit is None or begun or all(each.left_out for each in self.state.tried):
+            return ""
+        return self.group.from_leader(lambda: self._why_too_long(method, limit))
+
+    def _why_too_long(self, method: SingleMethodConfig, limit: float) -> str:
+        seconds = self._seconds_by_stage()
+        through = {each.method for each in self.state.tried if not each.left_out}
+        stages = [s for each in self.tries if each.name in through for s in plan(each)]
+        spent = sum(seconds[stage.stage] for stage in stages)
+        expected = spent * _passes(plan(method)) / _passes(stages)
+        left = limit - self._seconds()
+        if expected <= left:
+            return ""
+        return (
+            f"It would have taken about {expected:.0f} s more; of {limit:.0f} s "
+            f"{max(0.0, left):.0f} were left."
+        )
+
+    def _judge(self, method: SingleMethodConfig) -> Tried:
+        """What the choice needs to know of the network as the method left it."""
+        seconds = self._seconds_by_stage()
+        spent = sum(seconds[stage.stage] for stage in plan(method))
+        told = self.group.from_leader(lambda: json.dumps(asdict(self._judged(method.name, spent))))
+        return Tried(**json.loads(told))
+
+    def _judged(self, name: str, seconds: float) -> Tried:
+        begun = monotonic()
+        _, held = self._clean_images
+        self.network.eval()
+        pixels = torch.from_numpy(held.read(np.arange(len(held))))
+        answers = predict(self.network, pixels, self.device)
+        subject = replace(self._subject(), measured=held)
+        residual, target, images = worst_of(classes_of(subject, self._carried(), {}))
+        self.state.choice_seconds += monotonic() - begun
+        return Tried(
+            name,
+            right=(answers.numpy() == held.labels).tolist(),
+            residual=residual,
+            images=images,
+            target=target,
+            seconds=seconds,
+        )
+
+    def _choose(self) -> None:
+        """Goes on with what the best of the methods made."""
+        if all(each.left_out for each in self.state.tried):
+            raise InvalidSpec(" ".join(each.left_out for each in self.state.tried))
+        best = best_of(self.state.tried)
+        self.journal.begin(Stage.CHOOSE, f"Keeping what {best.method} made of the model.")
+        self.network.load_state_dict(self.state.kept)
+        values = {}
+        for each in self.state.tried:
+            if not each.left_out:
+                values[f"accuracy.{each.method}"] = each.accuracy.value
+                values[f"residual.{each.method}"] = each.residual
+        self.journal.emit(MetricEvent(stage=Stage.CHOOSE, values=values))
+        self._record(Stage.CHOOSE, self.state.choice_seconds, values=values)
+
+    def _seconds_by_stage(self) -> dict[str, float]:
+        """Of the stages that are through."""
+        return {record.stage: record.seconds for record in self.state.finished}
+
+    # --- Stages of a method --------------------------------------------------------------------
+
     def _train_stage(self, stage: TrainingStage, bench: Bench) -> None:
-        images, epochs = len(self.inputs.clean.labels), stage.training.epochs
+        clean, _ = self._clean_images
+        images, epochs = len(clean), stage.training.epochs
         self.journal.begin(
             stage.stage,
             f"Training the {stage.subject or stage.trains} on {images} clean images for {epochs} "
@@ -288,7 +426,7 @@ class _Run:
         )
         step = stage.make_step(bench)
         batches = Batches(
-            self.inputs.clean,
+            clean,
             stage.training,
             stage.training.batch_size,
             self.device,
@@ -313,9 +451,8 @@ class _Run:
     def _change_stage(self, stage: ChangingStage, bench: Bench) -> None:
         self.journal.begin(stage.stage, stage.message)
         begun = monotonic()
-        figures = stage.change(
-            bench, self.inputs.clean, lambda images: self.progress.add(stage.stage, images)
-        )
+        clean, _ = self._clean_images
+        figures = stage.change(bench, clean, lambda images: self.progress.add(stage.stage, images))
         self.journal.emit(MetricEvent(stage=stage.stage, values=dict(figures)))
         self.state.networks[stage.changes] = getattr(bench, stage.changes).state_dict()
         self._record(stage.stage, monotonic() - begun, values=figures)
@@ -394,6 +531,7 @@ class _Run:
             },
             decision=decide(self.spec.policy, before, after, inspections),
             inspections=inspections,
+            tries=records_of(self.state.tried) if self.chooses else None,
             stages=self.state.finished,
             warnings=self.journal.warnings,
             seconds=self._seconds(),
@@ -499,16 +637,17 @@ class _Run:
         return self._evaluation_work(len(curve.labels)) if curve else 0
 
     def _stage_work(self, stage: MethodStage) -> float:
-        work = len(self.inputs.clean.labels) * stage.passes
+        clean, _ = self._clean_images
+        work = len(clean) * stage.passes
         if isinstance(stage, TrainingStage):
             work += stage.training.epochs * self._curve_work()
         return work
 
     def _planned_work(self) -> float:
         measured = 2 * self._evaluation_work(len(self.inputs.evaluation.labels))
-        if self.spec.inspect:
-            measured += 2 * inspection_passes(self.inputs.suspect.num_classes)
-        return measured + sum(map(self._stage_work, self.stages))
+        searches = 2 if self.spec.inspect else int(self.chooses)
+        measured += searches * inspection_passes(self.inputs.suspect.num_classes)
+        return measured + sum(map(self._stage_work, plan(self.spec.method)))
 
     def _done_work(self) -> float:
         done = 0.0
@@ -517,8 +656,9 @@ class _Run:
         searches = sum(map(len, self.state.searches.values()))
         done += searches * inspection_passes(1) / SEARCH_FAMILIES
         finished = {record.stage for record in self.state.finished}
-        for stage in self.stages:
-            if stage.stage in finished:
+        left_out = {each.method for each in self.state.tried if each.left_out}
+        for method, stage in ((each, stage) for each in self.tries for stage in plan(each)):
+            if stage.stage in finished or method.name in left_out:
                 done += self._stage_work(stage)
             elif self.state.loop is not None and isinstance(stage, TrainingStage):
                 done += self._stage_work(stage) * self.state.loop.epoch / stage.training.epochs
@@ -538,7 +678,7 @@ class _StageHooks(LoopHooks):
     def on_step(self, epoch: int, step: int, steps: int) -> None:
         self.run.progress.add(
             self.stage.stage,
-            len(self.run.inputs.clean.labels) * self.stage.relative_cost / steps,
+            self.run.trained_images * self.stage.relative_cost / steps,
             epoch=epoch + 1,
             epochs=self.stage.training.epochs,
             step=step,
@@ -593,6 +733,10 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
         values[f"asr.{probe.name}"] = probe.asr.value
         values[f"ra.{probe.name}"] = probe.ra.value
     return values
+
+
+def _passes(stages: Sequence[MethodStage]) -> float:
+    return sum(stage.passes for stage in stages)
 
 
 def _versions() -> dict[str, str]:

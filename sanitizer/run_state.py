@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sanitizer.choice import Tried
 from sanitizer.methods.loop import LoopState
 from sanitizer.report.model import EpochRecord, Evaluation, Inspection, StageRecord
 
@@ -28,13 +29,16 @@ class RunState:
         resumed: How often the run was taken up again.
         seconds: Spent before this process began.
         curve_seconds: Spent on the figures after each epoch.
+        choice_seconds: Spent on comparing what methods made.
         before: Figures of the suspect model, once measured.
         searches: What searches found, by stage; see `Found.state`.
         inspected: What finished inspections say, by stage.
         example_predictions: What the suspect model says of the example pictures.
         finished: Records of the finished stages.
         epochs: Records of the finished epochs of the stage under way.
-        networks: Weights of finished training stages, by role.
+        networks: Weights of finished training stages, by role, of the method under way.
+        tried: What became of the methods that are through, where several are tried.
+        kept: Weights that the best of them made.
         loop: Where the stage under way stands.
     """
 
@@ -42,6 +46,7 @@ class RunState:
     resumed: int = 0
     seconds: float = 0.0
     curve_seconds: float = 0.0
+    choice_seconds: float = 0.0
     before: Evaluation | None = None
     searches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     inspected: dict[str, Inspection] = field(default_factory=dict)
@@ -49,6 +54,8 @@ class RunState:
     finished: list[StageRecord] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     networks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    tried: list[Tried] = field(default_factory=list)
+    kept: dict[str, Tensor] = field(default_factory=dict)
     loop: LoopState | None = None
 
     def save(self, folder: Path) -> None:
@@ -58,6 +65,7 @@ class RunState:
             "resumed": self.resumed,
             "seconds": self.seconds,
             "curve_seconds": self.curve_seconds,
+            "choice_seconds": self.choice_seconds,
             "before": self.before and self.before.model_dump_json(),
             "searches": self.searches,
             "inspected": {stage: each.model_dump_json() for stage, each in self.inspected.items()},
@@ -65,6 +73,8 @@ class RunState:
             "finished": [record.model_dump_json() for record in self.finished],
             "epochs": [record.model_dump_json() for record in self.epochs],
             "networks": self.networks,
+            "tried": [asdict(each) for each in self.tried],
+            "kept": self.kept,
             "loop": self.loop and _shallow(self.loop),
         }
         path = folder / FILE_NAME
@@ -104,6 +114,7 @@ class RunState:
             resumed=content["resumed"],
             seconds=content["seconds"],
             curve_seconds=content.get("curve_seconds", 0.0),
+            choice_seconds=content.get("choice_seconds", 0.0),
             before=Evaluation.model_validate_json(before) if before else None,
             searches=content.get("searches", {}),
             inspected={
@@ -114,6 +125,8 @@ class RunState:
             finished=[StageRecord.model_validate_json(line) for line in content["finished"]],
             epochs=[EpochRecord.model_validate_json(line) for line in content["epochs"]],
             networks=content["networks"],
+            tried=[Tried(**each) for each in content.get("tried", [])],
+            kept=content.get("kept", {}),
             loop=LoopState(**loop) if loop else None,
         )
 

@@ -4,7 +4,7 @@ Torch-free. The service validates requests with the very models the child runs, 
 accepted can be read by the child.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from math import cos, pi
 from pathlib import Path
@@ -617,6 +617,31 @@ class IBauConfig(_AsPublished):
     )
 
 
+_FST: Mapping[str, Any] = {
+    "phases": ({"epochs": 10, "learning_rate": 0.01},),
+    "batch_size": 128,
+    "cutout_size": 0,
+}
+
+
+class FstConfig(_AsPublished):
+    """Feature shift tuning: the classifier is drawn anew and kept away from the suspect model's
+    while all of the model is fine-tuned, so that its features have to move.
+
+    NeurIPS 2023, arXiv 2310.01875. For networks with a classifier that fine_pruning finds too.
+    """
+
+    name: Literal["fst"] = "fst"
+    training: Training = Training.model_validate(_FST)
+    alpha: float = Field(
+        default=0.2,
+        ge=0,
+        le=100,
+        description="Weight of the inner product of both classifiers. The paper's: 0.2 for "
+        "CIFAR-10, 0.1 for GTSRB, 0.001 for CIFAR-100 and Tiny ImageNet.",
+    )
+
+
 def _held_then_down(learning_rate: float, epochs: int) -> tuple[Mapping[str, Any], ...]:
     """Half of the epochs at a learning rate, then a straight line, in two steps, down to 1% of it
     for the last tenth."""
@@ -662,7 +687,7 @@ class McrConfig(_Published):
     )
 
 
-MethodConfig = Annotated[
+SingleMethodConfig = (
     FinetuneConfig
     | NadConfig
     | ArgdConfig
@@ -670,10 +695,14 @@ MethodConfig = Annotated[
     | AnpConfig
     | ClpConfig
     | FtSamConfig
+    | FstConfig
     | IBauConfig
-    | McrConfig,
-    Field(discriminator="name"),
-]
+    | McrConfig
+)
+
+_AUTO_FT_SAM: Mapping[str, Any] = {"preset": "fast"}
+_AUTO_FST: Mapping[str, Any] = {"alpha": 0.03}
+
 
 _FAST: Mapping[str, Any] = {
     # Most of the published epochs at the two lower rates change little: benchmarks/engine_speed.py
@@ -704,6 +733,7 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("clp", Preset.PAPER): {},
     ("ft_sam", Preset.PAPER): {"training": _FT_SAM},
     ("i_bau", Preset.PAPER): {"training": _I_BAU},
+    ("fst", Preset.PAPER): {"training": _FST},
     ("mcr", Preset.PAPER): {"endpoint": _MCR_ENDPOINT, "curve": _MCR_CURVE},
     ("finetune", Preset.FAST): {"training": _FAST},
     ("nad", Preset.FAST): {"teacher": _FAST, "student": _FAST},
@@ -713,6 +743,7 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "student": _DEFAULT_STUDENT,
         "hardening": _DEFAULT_HARDENING,
     },
+    ("auto", Preset.DEFAULT): {"ft_sam": _AUTO_FT_SAM, "fst": _AUTO_FST},
     ("fine_pruning", Preset.FAST): {"training": _FAST},
     ("ft_sam", Preset.FAST): {"training": {**_FT_SAM, "phases": _cosine(0.01, 20)}},
     ("mcr", Preset.FAST): {
@@ -730,6 +761,56 @@ def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
         merged[key] = _overlay(below, value) if both else value  # type: ignore[arg-type]  # narrowed by `both`
     return merged
+
+
+class AutoConfig(_Method):
+    """Tries several methods, each on the suspect model, and keeps the one that is best by accuracy
+    on clean images held out of the training and by how far changes that are found in the suspect
+    model still mislead.
+
+    No trigger of the request is used for the choice, nor an evaluation image.
+    """
+
+    name: Literal["auto"] = "auto"
+    preset: Literal[Preset.DEFAULT] = Field(
+        default=Preset.DEFAULT, description="The settings below."
+    )
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e7,
+        description="Time that may pass from the start of the run until the last method is "
+        "through. The first is tried in any case; of the others those that would take longer are "
+        "left out, which the report says. Null: all are tried.",
+    )
+    argd: ArgdConfig | None = Field(
+        default=ArgdConfig(), description="Tried first. Null: not at all; likewise below."
+    )
+    ft_sam: FtSamConfig | None = Field(
+        default=FtSamConfig.model_validate(_AUTO_FT_SAM),
+        description="Keeps the most accuracy on most models.",
+    )
+    fst: FstConfig | None = Field(
+        default=FstConfig.model_validate(_AUTO_FST),
+        description="Removes what the others leave where poisoned images have their right label. "
+        "Passed over where a network has no classifier that is known.",
+    )
+
+    @property
+    def tries(self) -> tuple[SingleMethodConfig, ...]:
+        """The methods, in their order."""
+        # No two of them have a stage of the same name: figures are told apart by their stage.
+        asked = (self.argd, self.ft_sam, self.fst)
+        return tuple(config for config in asked if config is not None)
+
+    @model_validator(mode="after")
+    def _something_to_try(self) -> Self:
+        if not self.tries:
+            raise ValueError("argd, ft_sam and fst are all null; leave at least one to try")
+        return self
+
+
+MethodConfig = Annotated[SingleMethodConfig | AutoConfig, Field(discriminator="name")]
 
 
 # --- Model and data ------------------------------------------------------------------------------
@@ -866,12 +947,21 @@ def check_batch_sizes(method: MethodConfig, devices: int) -> None:
     Raises:
         ValueError: A batch is smaller than there are devices.
     """
-    for name, training in method:
-        if isinstance(training, Training) and training.batch_size < devices:
+    for name, training in _trainings("method", method):
+        if training.batch_size < devices:
             raise ValueError(
-                f"method.{name}.batch_size is {training.batch_size}, and {devices} devices share "
+                f"{name}.batch_size is {training.batch_size}, and {devices} devices share "
                 "each batch: ask for no more devices than a batch has images"
             )
+
+
+def _trainings(name: str, value: BaseModel) -> Iterator[tuple[str, Training]]:
+    """All in it, at any depth, with the place of each."""
+    for key, inner in value:
+        if isinstance(inner, Training):
+            yield f"{name}.{key}", inner
+        elif isinstance(inner, BaseModel):
+            yield from _trainings(f"{name}.{key}", inner)
 
 
 class SanitizeSpec(Strict):

@@ -14,9 +14,11 @@ from sanitizer.spec import (
     METHOD_ADAPTER,
     AnpConfig,
     ArgdConfig,
+    AutoConfig,
     ClpConfig,
     FinePruningConfig,
     FinetuneConfig,
+    FstConfig,
     FtSamConfig,
     Hardening,
     IBauConfig,
@@ -61,12 +63,13 @@ AROUND = frozenset(
         Stage.BASELINE,
         Stage.INSPECT,
         Stage.EVALUATE,
+        Stage.CHOOSE,
         Stage.REINSPECT,
         Stage.WRITE,
     }
 )
 """The stages that every run may have; what lies between is the method's."""
-MEASURING = (Stage.BASELINE, Stage.INSPECT, Stage.EVALUATE, Stage.REINSPECT)
+MEASURING = (Stage.BASELINE, Stage.INSPECT, Stage.CHOOSE, Stage.EVALUATE, Stage.REINSPECT)
 """Of these, those that put images through a network."""
 
 SEARCH_STEPS = 100
@@ -79,6 +82,10 @@ MAX_TARGETS = 16
 """Classes that are searched; where there are more, those that misled images fall into most."""
 RATED_IMAGES = 500
 """At most, that a change is measured on: of so many a rate is known to 4.4 points."""
+HELDOUT_SHARE = 0.1
+HELDOUT_IMAGES = 1000
+"""At most, about, that a method chooses by: of so many the accuracy is known to 3 points at worst,
+and each look costs."""
 CHANGES = frozenset({Stage.PRUNE, Stage.STATISTICS})
 """Stages that change a network at once: there are no epochs to measure after."""
 
@@ -123,6 +130,7 @@ class Workload(_Part):
     inspected_classes: int = Field(
         default=0, ge=0, le=MAX_COUNT, description="Searched for triggers; 0: no search is made."
     )
+    inspections: int = Field(default=2, ge=0, le=2, description="Each of these classes.")
     probes: int = Field(ge=0, le=MAX_COUNT)
     device: DeviceKind
     threads: int = Field(ge=1, le=4096, description="Of the CPU.")
@@ -151,7 +159,7 @@ class Workload(_Part):
         epochs = sum(work.epochs for work in self.training if work.stage not in CHANGES)
         curves = self.curve_images * epochs
         measured = (1 + self.probes) * (2 * self.evaluation_images + curves)
-        return measured + round(2 * inspection_passes(self.inspected_classes))
+        return measured + round(self.inspections * inspection_passes(self.inspected_classes))
 
     @classmethod
     def of_report(cls, report: Report) -> Self | None:
@@ -160,14 +168,23 @@ class Workload(_Part):
         if cost is None:
             return None
         method = METHOD_ADAPTER.validate_python(report.method)
+        inspected, inspections = 0, 2
+        if report.inspections:
+            inspected = len(report.inspections.before.classes)
+        elif report.tries:
+            inspected, inspections = min(report.model.num_classes, MAX_TARGETS), 1
+        # Of what `auto` may try, some may have been left out.
+        stages = {stage.stage for stage in report.stages}
+        work = training_work(method, report.clean_data.images)
         return cls(
             architecture=report.model.architecture[:80],
             input_size=report.model.input_size,
             model_bytes=report.input.bytes,
-            training=training_work(method, report.clean_data.images),
+            training=tuple(each for each in work if each.stage in stages),
             evaluation_images=report.evaluation_data.images,
             curve_images=cost.curve_images,
-            inspected_classes=len(report.inspections.before.classes) if report.inspections else 0,
+            inspected_classes=inspected,
+            inspections=inspections,
             probes=len(report.before.probes),
             device=cost.device,
             threads=cost.threads,
@@ -274,6 +291,8 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
             return (changing_work(Stage.PRUNE, images, CLP_PASSES),)
         case FtSamConfig():
             return (_work(Stage.FINETUNE, method.training, images, FT_SAM_PASSES),)
+        case FstConfig():
+            return (_work(Stage.SHIFT, method.training, images, FINETUNING_PASSES),)
         case IBauConfig():
             return (_work(Stage.UNLEARN, method.training, images, i_bau_passes(method)),)
         case McrConfig():
@@ -282,6 +301,14 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
                 _work(Stage.CURVE, method.curve, images, FINETUNING_PASSES),
                 changing_work(Stage.STATISTICS, images, STATISTICS_PASSES),
             )
+        case AutoConfig():
+            left = images - round(images * heldout_share(images))
+            return tuple(work for each in method.tries for work in training_work(each, left))
+
+
+def heldout_share(images: int) -> float:
+    """Of clean images, what a method keeps apart to choose by."""
+    return min(HELDOUT_SHARE, HELDOUT_IMAGES / max(1, images))
 
 
 def inspection_passes(classes: int) -> float:

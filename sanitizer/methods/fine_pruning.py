@@ -60,9 +60,9 @@ def find_classifier(network: nn.Module) -> Classifier:
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 return Classifier(layer, nn.Sequential(*layers[place + 1 :]))
     raise InvalidSpec(
-        "method fine_pruning prunes what the classifier reads, and the classifier_shift of argd "
-        f"changes it; this network has no layer called {', '.join(HEADS)}. Use finetune, nad or "
-        "argd without a classifier_shift instead.",
+        "method fine_pruning prunes what the classifier reads, and fst and the classifier_shift of "
+        f"argd change it; this network has no layer called {', '.join(HEADS)}. Use finetune, nad "
+        "or argd without a classifier_shift instead.",
     )
 
 

@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sanitizer.cost.workload import CHANGING_BATCH
+from sanitizer.cost.workload import CHANGING_BATCH, heldout_share
 from sanitizer.data.image_set import ImageSet
 from sanitizer.data.splits import hold_out
 from sanitizer.randomness import derive_seed
 
-HELDOUT_SHARE = 0.1
-HELDOUT_IMAGES = 1000
-"""At most, about: of so many the accuracy is known to 3 points at worst, and each look costs."""
 BATCH_VALUES = CHANGING_BATCH * 3 * 96 * 96
 """Larger images go through in smaller batches."""
 
@@ -37,8 +34,7 @@ def hold_out_clean(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     Raises:
         NotEnoughImages: No class has two images.
     """
-    share = min(HELDOUT_SHARE, HELDOUT_IMAGES / len(images)) if len(images) else HELDOUT_SHARE
-    kept, held = hold_out(images.labels, share, derive_seed(seed, "heldout"))
+    kept, held = hold_out(images.labels, heldout_share(len(images)), derive_seed(seed, "heldout"))
     return images.subset(kept), images.subset(held)
 
 

@@ -46,18 +46,26 @@ from sanitizer.randomness import make_generator
 from sanitizer.spec import (
     AnpConfig,
     ArgdConfig,
+    AutoConfig,
     ClpConfig,
     FinePruningConfig,
     FinetuneConfig,
+    FstConfig,
     FtSamConfig,
     IBauConfig,
     McrConfig,
     MethodConfig,
     NadConfig,
+    SingleMethodConfig,
     Training,
 )
 
 Role = Literal["student", "teacher"]
+
+
+def tries_of(config: MethodConfig) -> tuple[SingleMethodConfig, ...]:
+    """The methods that are tried, each on the suspect model: one, or those of `auto`."""
+    return config.tries if isinstance(config, AutoConfig) else (config,)
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ MethodStage = TrainingStage | ChangingStage
 
 
 def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
-    """What a method does to the networks, in order."""
+    """What a method does to the networks, in order; of `auto`, all that it may try."""
     match config:
         case FinetuneConfig():
             return (_finetuning(Stage.FINETUNE, "student", config.training),)
@@ -233,6 +241,24 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     relative_cost=FT_SAM_PASSES,
                 ),
             )
+        case FstConfig():
+            return (
+                TrainingStage(
+                    Stage.SHIFT,
+                    "student",
+                    config.training,
+                    lambda bench: FeatureShiftStep(
+                        bench.student,
+                        config.alpha,
+                        make_generator(bench.seed, Stage.SHIFT, "classifier"),
+                        bench.precision,
+                        bench.group,
+                    ),
+                    relative_cost=FINETUNING_PASSES,
+                ),
+            )
+        case AutoConfig():
+            return tuple(stage for each in config.tries for stage in plan(each))
         case IBauConfig():
             return (
                 TrainingStage(
@@ -278,6 +304,8 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
 def check_applies(config: MethodConfig, network: nn.Module, shape: tuple[int, int, int]) -> None:
     """Refuses a method that cannot work on a network, before anything is measured or trained.
 
+    `auto` passes over those that cannot.
+
     Args:
         shape: Of its images: channels, height, width.
 
@@ -285,7 +313,7 @@ def check_applies(config: MethodConfig, network: nn.Module, shape: tuple[int, in
         InvalidSpec: The network lacks the layers that the method works on.
     """
     match config:
-        case FinePruningConfig():
+        case FinePruningConfig() | FstConfig():
             find_classifier(network)
         case ArgdConfig() if config.classifier_shift:
             find_classifier(network)

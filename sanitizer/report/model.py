@@ -152,6 +152,37 @@ class Inspections(_Part):
     )
 
 
+class TryOutcome(StrEnum):
+    """What became of a method that was to be tried."""
+
+    KEPT = "kept"
+    DROPPED = "dropped"
+    LEFT_OUT = "left_out"
+
+
+class Try(_Part):
+    """One of several methods, on the suspect model, and why it was kept or not.
+
+    Attributes named by shares are null where it was left out.
+    """
+
+    method: str
+    outcome: TryOutcome
+    reason: str
+    accuracy: Proportion | None = Field(
+        default=None, description="On clean images that no method was trained on."
+    )
+    residual: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="The highest share of those images that a change found in the model as it came "
+        "still leads to its class, less the share that goes there without it.",
+    )
+    target_class: int | None = Field(default=None, description="That class.")
+    seconds: float = 0.0
+
+
 class ModelFile(_Part):
     """A model file."""
 
@@ -289,6 +320,9 @@ class Report(_Part):
     decision: Decision
     inspections: Inspections | None = Field(
         default=None, description="Null: the request did not ask for a search."
+    )
+    tries: list[Try] | None = Field(
+        default=None, description="Of method `auto`, in their order; null with any other."
     )
     stages: list[StageRecord]
     warnings: list[WarningRecord]

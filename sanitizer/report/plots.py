@@ -70,6 +70,7 @@ _STAGES = {
     "distil": "student",
     "mask": "masks",
     "unlearn": "model",
+    "shift": "model",
     "curve": "curve",
 }
 _DPI = 150

@@ -17,7 +17,8 @@ Method = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="finetune, nad, argd, fine_pruning, anp, clp, ft_sam, i_bau or mcr; argd if left out.",
+        help="finetune, nad, argd, fine_pruning, anp, clp, ft_sam, fst, i_bau, mcr or auto, which "
+        "tries several; argd if left out.",
     ),
 ]
 Preset = Annotated[

@@ -11,7 +11,7 @@ from sanitizer.catalog import ARCHITECTURES
 from sanitizer.cost.estimate import Estimate, EstimateBasis, estimate
 from sanitizer.cost.profile import find_profile, nearest_by_size
 from sanitizer.cost.workload import DeviceKind, Measured, Workload, training_work
-from sanitizer.spec import Device, ModelOptions, SanitizeSpec
+from sanitizer.spec import AutoConfig, Device, ModelOptions, SanitizeSpec
 from service.datasets.repository import DatasetRepository
 from service.db.tables import Dataset, DatasetFormat, Model
 from service.jobs.costs import CostRepository
@@ -89,6 +89,7 @@ def estimate_job(
         evaluation_images=evaluation,
         curve_images=min(curve, evaluation),
         inspected_classes=_classes(request, datasets, tenant_id, guesses),
+        inspections=2 if request.inspect else 1,
         probes=len(request.probes),
         device=device,
         threads=_threads([*own, *installation], settings),
@@ -101,7 +102,7 @@ def _classes(
     request: JobRequest, datasets: DatasetRepository, tenant_id: str, guesses: _Guesses
 ) -> int:
     """How many classes are searched for triggers."""
-    if not request.inspect:
+    if not request.inspect and not isinstance(request.method, AutoConfig):
         return 0
     dataset = datasets.get(tenant_id, request.clean_data.dataset_id)
     if dataset is not None and dataset.class_names is not None:

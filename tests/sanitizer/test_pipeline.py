@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from sanitizer.cost.workload import Workload
 from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage
 from sanitizer.events import Event, MetricEvent, ProgressEvent, ResultEvent, StageEvent, parse
 from sanitizer.pipeline import sanitize
 from sanitizer.report.artifacts import result_name
-from sanitizer.report.model import Report, Verdict
+from sanitizer.report.model import Report, Try, TryOutcome, Verdict
 from sanitizer.spec import SanitizeSpec
 from tests.sanitizer.builders import CORNER_PROBE, QUICK_TRAINING, write_npz, write_spec
 
@@ -47,6 +48,7 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
         ),
         ({"name": "clp", "deviations": 1}, ["prune"]),
         ({"name": "ft_sam", "training": QUICK_TRAINING}, ["finetune"]),
+        ({"name": "fst", "training": QUICK_TRAINING}, ["shift"]),
         ({"name": "i_bau", "training": QUICK_TRAINING}, ["unlearn"]),
         (
             {"name": "mcr", "endpoint": QUICK_TRAINING, "curve": QUICK_TRAINING},
@@ -273,6 +275,81 @@ def test_a_search_for_triggers_is_in_the_report_and_knows_no_probe(
     assert reports[0].decision.verdict is Verdict.UNDECIDED
 
 
+QUICK_AUTO = {
+    "name": "auto",
+    "argd": {"teacher": QUICK_TRAINING, "student": QUICK_TRAINING},
+    "ft_sam": {"training": QUICK_TRAINING},
+    "fst": {"training": QUICK_TRAINING},
+}
+
+
+def test_several_methods_are_tried_and_the_best_is_kept_and_every_one_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_briefly(monkeypatch)
+    report, events = run(write_spec(tmp_path / "in", method=QUICK_AUTO), tmp_path / "out")
+
+    begun = [event.stage for event in events if isinstance(event, StageEvent)]
+    methods = ["teacher", "distil", "finetune", "shift"]
+    assert begun == ["load", "baseline", "inspect", *methods, "choose", "evaluate", "write"]
+    assert report.tries is not None
+    assert [each.method for each in report.tries] == ["argd", "ft_sam", "fst"]
+    (kept,) = (each for each in report.tries if each.outcome is TryOutcome.KEPT)
+    for each in report.tries:
+        assert each.accuracy is not None
+        # A tenth of the 160 clean images, class by class.
+        assert each.accuracy.total == 20
+        assert each.seconds > 0
+        assert each.reason
+    (chosen,) = (e for e in events if isinstance(e, MetricEvent) and e.stage == "choose")
+    assert kept.accuracy is not None
+    assert chosen.values[f"accuracy.{kept.method}"] == kept.accuracy.value
+    assert report.inspections is None  # nobody asked for those figures
+    assert "Methods that were tried" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_is_kept_is_what_its_method_made_alone_of_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_briefly(monkeypatch)
+    learns = {**QUICK_TRAINING, "phases": [{"epochs": 8, "learning_rate": 0.1}], "batch_size": 16}
+    alone = {
+        "name": "auto",
+        "argd": None,
+        "ft_sam": {"training": learns, "rho": 0.05},
+        "fst": None,
+    }
+    single, _ = run(write_spec(tmp_path / "in", method=alone), tmp_path / "alone")
+    # One that learns nothing comes first: what it did must leave no trace.
+    idle = {"phases": [{"epochs": 1, "learning_rate": 1e-9}]}
+    first = {**alone, "argd": {"teacher": idle, "student": idle}}
+    both, _ = run(write_spec(tmp_path / "in", method=first), tmp_path / "both")
+    assert both.tries is not None
+    assert [each.outcome for each in both.tries] == [TryOutcome.DROPPED, TryOutcome.KEPT]
+    assert both.output.sha256 == single.output.sha256
+
+
+def test_methods_that_would_take_too_long_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_briefly(monkeypatch)
+    method = {**QUICK_AUTO, "seconds": 0.001}
+    report, events = run(write_spec(tmp_path / "in", method=method), tmp_path / "out")
+    assert report.tries is not None
+    assert [each.outcome for each in report.tries] == [
+        TryOutcome.KEPT,
+        TryOutcome.LEFT_OUT,
+        TryOutcome.LEFT_OUT,
+    ]
+    assert "0 were left" in report.tries[1].reason
+    begun = [event.stage for event in events if isinstance(event, StageEvent)]
+    assert "finetune" not in begun
+    workload = Workload.of_report(report)
+    assert workload is not None
+    assert [work.stage for work in workload.training] == ["teacher", "distil"]
+    assert (workload.inspected_classes, workload.inspections) == (10, 1)
+
+
 class Interrupted(Exception):
     pass
 
@@ -296,8 +373,18 @@ class Interrupted(Exception):
             {"name": "clp", "deviations": 1},
             [("searches", "inspect"), ("begins", "prune"), ("searches", "reinspect")],
         ),
+        (
+            QUICK_AUTO,
+            [
+                ("searches", "inspect"),
+                ("begins", "distil"),
+                ("epoch", "finetune"),
+                ("begins", "shift"),
+                ("begins", "choose"),
+            ],
+        ),
     ],
-    ids=["fine_pruning", "anp", "mcr", "inspect"],
+    ids=["fine_pruning", "anp", "mcr", "inspect", "auto"],
 )
 def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
     tmp_path: Path,
@@ -330,12 +417,19 @@ def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
     assert resumed.resumed == len(moments)
     assert resumed.output.sha256 == whole.output.sha256
     assert resumed.after == whole.after
+    assert [_but_seconds(each) for each in resumed.tries or ()] == [
+        _but_seconds(each) for each in whole.tries or ()
+    ]
     if inspect:
         assert whole.inspections is not None
         assert resumed.inspections is not None
         assert resumed.inspections.before.classes == whole.inspections.before.classes
         assert resumed.inspections.after.classes == whole.inspections.after.classes
         assert resumed.inspections.carried == whole.inspections.carried
+
+
+def _but_seconds(record: Try) -> Try:
+    return record.model_copy(update={"seconds": 0})
 
 
 # --- The child process ---------------------------------------------------------------------------

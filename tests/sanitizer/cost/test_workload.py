@@ -7,9 +7,11 @@ from sanitizer.spec import (
     METHOD_ADAPTER,
     AnpConfig,
     ArgdConfig,
+    AutoConfig,
     ClpConfig,
     FinePruningConfig,
     FinetuneConfig,
+    FstConfig,
     FtSamConfig,
     Hardening,
     IBauConfig,
@@ -35,8 +37,10 @@ from tests.sanitizer.cost.builders import make_workload
         AnpConfig(),
         ClpConfig(),
         FtSamConfig(),
+        FstConfig(),
         IBauConfig(),
         McrConfig(),
+        AutoConfig(),
     ],
     ids=lambda method: method.name,
 )
@@ -68,9 +72,17 @@ def test_every_method_is_compared_with_what_it_runs() -> None:
         "anp",
         "clp",
         "ft_sam",
+        "fst",
         "i_bau",
         "mcr",
+        "auto",
     }
+
+
+def test_several_methods_are_trained_on_what_is_not_held_out() -> None:
+    (first, *_) = training_work(AutoConfig(), 2500)
+    assert first.images == 2250
+    assert training_work(AutoConfig(), 50_000)[0].images == 49_000
 
 
 def test_last_smaller_batch_is_a_step_too() -> None:

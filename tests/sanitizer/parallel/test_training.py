@@ -54,6 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fine_pruning": {"name": "fine_pruning", "training": TRAINING},
     "anp": {"name": "anp", "mask_training": TRAINING, "threshold": 0.9},
     "ft_sam": {"name": "ft_sam", "training": TRAINING, "rho": 0.5},
+    "fst": {"name": "fst", "training": TRAINING, "alpha": 0.01},
     "i_bau": {
         "name": "i_bau",
         "training": {

@@ -11,7 +11,19 @@ from tests.service.problem_documents import code_and_pointers
 def test_methods_come_with_schema_and_defaults_that_make_a_request(client: httpx.Client) -> None:
     body = client.get("/v1/methods").json()
     assert (body["object"], body["has_more"], body["next_cursor"]) == ("list", False, None)
-    names = ["finetune", "nad", "argd", "fine_pruning", "anp", "clp", "ft_sam", "i_bau", "mcr"]
+    names = [
+        "finetune",
+        "nad",
+        "argd",
+        "fine_pruning",
+        "anp",
+        "clp",
+        "ft_sam",
+        "fst",
+        "i_bau",
+        "mcr",
+        "auto",
+    ]
     assert [method["name"] for method in body["data"]] == names
     for method, entry in zip(body["data"], METHODS, strict=True):
         assert method == {

@@ -100,6 +100,18 @@ class TestSpeed:
         assert two.explanation == without.explanation
         assert "10 are reckoned with" in unknown.explanation[-1]
 
+    def test_trying_several_methods_costs_all_of_them_and_one_search(
+        self, sessions: SessionFactory, settings: Settings
+    ) -> None:
+        with transaction(sessions) as session:
+            tenant = add_tenant(session)
+            named = add_dataset(session, tenant, class_names=["cat", "dog"])
+            one = ask(session, tenant, settings, clean=named)
+            inspected = ask(session, tenant, settings, clean=named, inspect=True)
+            several = ask(session, tenant, settings, clean=named, method={"name": "auto"})
+        assert several.training_seconds > 2 * one.training_seconds
+        assert one.evaluation_seconds < several.evaluation_seconds < inspected.evaluation_seconds
+
     def test_own_job_with_the_architecture_goes_before_all_others(
         self, sessions: SessionFactory, settings: Settings
     ) -> None:
