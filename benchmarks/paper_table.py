@@ -29,6 +29,9 @@ from sanitizer.catalog import METHODS
 DEFAULT = "argd_default"
 """What a job gets that names no method; the others have their preset `paper`."""
 
+AUTO = "auto"
+"""Has settings of its own, nobody's paper's."""
+
 FRACTIONS_OF = ("finetune", "nad", "argd", DEFAULT)
 """Methods that are also run with fewer clean images."""
 FEWER = (1000, 500)
@@ -42,10 +45,16 @@ def cells(victims: Sequence[str], options: argparse.Namespace) -> Iterator[Cell]
             for victim in victims:
                 for method in options.methods:
                     if images in options.images and (images == IMAGES or method in FRACTIONS_OF):
-                        preset = {} if method == DEFAULT else {"preset": "paper"}
-                        name = "argd" if method == DEFAULT else method
-                        request = {"name": name, **preset}
-                        yield Cell(victim, method, request, images, seed)
+                        yield Cell(victim, method, request_of(method), images, seed)
+
+
+def request_of(method: str) -> Mapping[str, Any]:
+    """What a request has as its method, for what the table calls one."""
+    if method == DEFAULT:
+        return {"name": "argd"}
+    if method == AUTO:
+        return {"name": AUTO}
+    return {"name": method, "preset": "paper"}
 
 
 def page(

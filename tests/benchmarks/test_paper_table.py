@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 
 from benchmarks import paper_table
 from benchmarks.grid import Cell, Grid, Mean, add_options, order_of, rows
+from sanitizer.catalog import METHODS
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
+from sanitizer.spec import METHOD_ADAPTER
 
 PROBE = {
     "kind": "patch",
@@ -158,3 +160,11 @@ def make_victims(folder: Path, seed: int = 0) -> None:
     entry = {"file": path.name, "sha256": sha256, "probe": PROBE, "twin": None}
     entry["recipe"] = {"architecture": "wrn-10-1"}
     (folder / "manifest.json").write_text(json.dumps({"version": 1, "victims": {"badnets": entry}}))
+
+
+def test_every_method_of_the_table_is_a_request_that_is_accepted() -> None:
+    names = [*(entry.name for entry in METHODS), paper_table.DEFAULT]
+    configs = [METHOD_ADAPTER.validate_python(paper_table.request_of(name)) for name in names]
+    presets = {name: config.preset for name, config in zip(names, configs, strict=True)}
+    assert presets.pop(paper_table.DEFAULT) == presets.pop(paper_table.AUTO) == "default"
+    assert set(presets.values()) == {"paper"}
