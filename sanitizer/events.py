@@ -16,8 +16,9 @@ from sanitizer.report.model import ArtifactKind
 class Stage(StrEnum):
     """The stages of a run; the method says which there are between the measurements.
 
-    `inspect` and `reinspect` search for triggers, before and after, where that was asked for.
-    `choose` compares what several methods made of the model.
+    `inspect` and `reinspect` search for triggers, before and after, and `retune` trains copies of
+    the sanitized model further, where that was asked for. `choose` compares what several methods
+    made of the model.
     """
 
     LOAD = "load"
@@ -34,6 +35,7 @@ class Stage(StrEnum):
     SHIFT = "shift"
     CHOOSE = "choose"
     EVALUATE = "evaluate"
+    RETUNE = "retune"
     REINSPECT = "reinspect"
     WRITE = "write"
 
@@ -81,7 +83,8 @@ class MetricEvent(_Event):
     """By name: `loss`, `cross_entropy`, `node`, `edge`, `embedding`, `perturbed`,
     `shift`, `train_accuracy`, `learning_rate`, `seconds`; after an evaluation `accuracy`,
     `asr.<probe>`, `ra.<probe>`; after a search `estimated_asr.<class>`, `anomaly`; of a
-    choice `accuracy.<method>`, `residual.<method>`."""
+    choice `accuracy.<method>`, `residual.<method>`; after retuning `retuned_accuracy`,
+    `retuned_asr.<probe>`, `poisoned_asr.<probe>`, `control_asr.<probe>`."""
 
 
 class WarningEvent(_Event):

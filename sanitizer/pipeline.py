@@ -18,11 +18,22 @@ from torch import Tensor
 from sanitizer.choice import Tried, best_of, records_of, worst_of
 from sanitizer.compute import choose_device, choose_precision, device_name, prepare
 from sanitizer.cost.measured import measure_cost
-from sanitizer.cost.workload import RATED_IMAGES, SEARCH_FAMILIES, inspection_passes
+from sanitizer.cost.workload import (
+    FINETUNING_PASSES,
+    RATED_IMAGES,
+    RETUNED_IMAGES,
+    RETUNING_EPOCHS,
+    RETUNING_RATE,
+    SEARCH_FAMILIES,
+    inspection_passes,
+    retuned_evaluated,
+    retunings,
+)
 from sanitizer.data.image_set import ImageSet
 from sanitizer.data.loader import Batches
 from sanitizer.data.splits import draw
-from sanitizer.errors import InvalidSpec
+from sanitizer.errors import InvalidSpec, TrainingDiverged
+from sanitizer.evaluation.durability import Delivered, measure_durability, retuning_of
 from sanitizer.evaluation.evaluate import evaluate
 from sanitizer.evaluation.inspection import SEARCHED_IMAGES, classes_of, inspect, looks_of
 from sanitizer.evaluation.inversion import Found, Subject, restore
@@ -60,6 +71,7 @@ from sanitizer.report.artifacts import (
 from sanitizer.report.model import (
     ChangeFamily,
     Cost,
+    Durability,
     EpochRecord,
     Evaluation,
     Inspections,
@@ -165,12 +177,13 @@ class _Run:
         self._train()
         model_path = self._deliver()
         after = self._measure(Stage.EVALUATE, "Measuring the sanitized model.")
+        durability = self._retune()
         self.found_after: list[Found] = []
         if self.spec.inspect:
             self.found_after = self._search(
                 Stage.REINSPECT, "Searching the sanitized model for triggers."
             )
-        return self._write(model_path, after)
+        return self._write(model_path, after, durability)
 
     def _load_state(self, fingerprint: str) -> RunState | None:
         try:
@@ -278,6 +291,59 @@ class _Run:
         return [
             each for each in self.found_before if each.change.family is not ChangeFamily.FEATURES
         ]
+
+    # --- Retune ------------------------------------------------------------------------------
+
+    def _retune(self) -> Durability | None:
+        """Trains copies of the sanitized network further, where that was asked for.
+
+        A kill loses the retuning under way, which is brief; those before it are kept. All of a
+        group share each of them.
+        """
+        if not self.spec.durability:
+            return None
+        is_new = Stage.RETUNE not in {record.stage for record in self.state.finished}
+        if is_new:
+            self.journal.begin(
+                Stage.RETUNE,
+                "Training copies of the sanitized model further, to see what comes back.",
+            )
+        evaluation = self.inputs.evaluation
+        seed = derive_seed(self.spec.seed, "durability")
+        delivered = Delivered(
+            network=self.network,
+            num_classes=self.inputs.suspect.num_classes,
+            clean=self.inputs.clean,
+            measured=evaluation.subset(
+                draw(evaluation.labels, min(RETUNED_IMAGES, len(evaluation)), seed)
+            ),
+            probes=self.spec.probes,
+            training=retuning_of(self.spec.method),
+            seed=self.spec.seed,
+            device=self.device,
+            precision=self.precision,
+            group=self.group,
+        )
+        try:
+            durability = measure_durability(
+                delivered,
+                self.state.retuned,
+                lambda passes: self.progress.add(Stage.RETUNE, passes),
+                lambda: self._save(None),
+            )
+        except TrainingDiverged:
+            # The model is sanitized and measured by now: it is not lost to what came on top.
+            self.journal.warn(
+                "retuning_diverged",
+                "Durability cannot be told: at a learning rate of "
+                f"{RETUNING_RATE:g} a copy of the sanitized model diverged.",
+            )
+            return None
+        if is_new:
+            self.journal.emit(MetricEvent(stage=Stage.RETUNE, values=_retuned_figures(durability)))
+            self._record(Stage.RETUNE, durability.seconds)
+            self._save(None)
+        return durability
 
     # --- Train -------------------------------------------------------------------------------
 
@@ -496,7 +562,7 @@ class _Run:
         suspect.network.network.load_state_dict(read_checkpoint(path).state, strict=False)
         return path
 
-    def _write(self, model_path: Path, after: Evaluation) -> Report:
+    def _write(self, model_path: Path, after: Evaluation, durability: Durability | None) -> Report:
         self.journal.begin(Stage.WRITE, "Writing the model and the report.")
         begun = monotonic()
         inputs = self.inputs
@@ -529,8 +595,9 @@ class _Run:
                 )
                 for old, new in zip(before.probes, after.probes, strict=True)
             },
-            decision=decide(self.spec.policy, before, after, inspections),
+            decision=decide(self.spec.policy, before, after, inspections, durability),
             inspections=inspections,
+            durability=durability,
             tries=records_of(self.state.tried) if self.chooses else None,
             stages=self.state.finished,
             warnings=self.journal.warnings,
@@ -556,6 +623,7 @@ class _Run:
         from sanitizer.report.plots import (
             plot_before_after,
             plot_curves,
+            plot_durability,
             plot_examples,
             plot_inspection,
         )
@@ -573,6 +641,8 @@ class _Run:
                 ],
                 self.inputs.evaluation.class_names,
             )
+        if report.durability is not None and report.durability.probes:
+            pictures["durability.png"] = plot_durability(report.durability)
         examples = self._with_first_trigger(self.inputs.examples)
         if len(examples):
             pictures["examples.png"] = plot_examples(
@@ -643,10 +713,18 @@ class _Run:
             work += stage.training.epochs * self._curve_work()
         return work
 
+    def _retuning_work(self) -> float:
+        if not self.spec.durability:
+            return 0
+        probes = len(self.spec.probes)
+        trained = len(self.inputs.clean) * RETUNING_EPOCHS * FINETUNING_PASSES * retunings(probes)
+        return trained + retuned_evaluated(len(self.inputs.evaluation), probes)
+
     def _planned_work(self) -> float:
         measured = 2 * self._evaluation_work(len(self.inputs.evaluation.labels))
         searches = 2 if self.spec.inspect else int(self.chooses)
         measured += searches * inspection_passes(self.inputs.suspect.num_classes)
+        measured += self._retuning_work()
         return measured + sum(map(self._stage_work, plan(self.spec.method)))
 
     def _done_work(self) -> float:
@@ -655,6 +733,9 @@ class _Run:
             done += self._evaluation_work(len(self.inputs.evaluation.labels))
         searches = sum(map(len, self.state.searches.values()))
         done += searches * inspection_passes(1) / SEARCH_FAMILIES
+        # One more than are trained: the sanitized model is measured too.
+        copies = 1 + retunings(len(self.spec.probes))
+        done += self._retuning_work() * len(self.state.retuned) / copies
         finished = {record.stage for record in self.state.finished}
         left_out = {each.method for each in self.state.tried if each.left_out}
         for method, stage in ((each, stage) for each in self.tries for stage in plan(each)):
@@ -737,6 +818,15 @@ def _figures(evaluation: Evaluation) -> dict[str, float]:
 
 def _passes(stages: Sequence[MethodStage]) -> float:
     return sum(stage.passes for stage in stages)
+
+
+def _retuned_figures(durability: Durability) -> dict[str, float]:
+    values = {"retuned_accuracy": durability.clean_accuracy.value}
+    for probe in durability.probes:
+        values[f"retuned_asr.{probe.name}"] = probe.clean.value
+        values[f"poisoned_asr.{probe.name}"] = probe.poisoned.value
+        values[f"control_asr.{probe.name}"] = probe.control.value
+    return values
 
 
 def _versions() -> dict[str, str]:

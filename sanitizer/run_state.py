@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sanitizer.choice import Tried
 from sanitizer.methods.loop import LoopState
-from sanitizer.report.model import EpochRecord, Evaluation, Inspection, StageRecord
+from sanitizer.report.model import EpochRecord, Evaluation, Inspection, Retuned, StageRecord
 
 FILE_NAME = "checkpoint.pt"
 
@@ -33,6 +33,7 @@ class RunState:
         before: Figures of the suspect model, once measured.
         searches: What searches found, by stage; see `Found.state`.
         inspected: What finished inspections say, by stage.
+        retuned: Figures of finished retunings, by name.
         example_predictions: What the suspect model says of the example pictures.
         finished: Records of the finished stages.
         epochs: Records of the finished epochs of the stage under way.
@@ -50,6 +51,7 @@ class RunState:
     before: Evaluation | None = None
     searches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     inspected: dict[str, Inspection] = field(default_factory=dict)
+    retuned: dict[str, Retuned] = field(default_factory=dict)
     example_predictions: list[int] = field(default_factory=list)
     finished: list[StageRecord] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -69,6 +71,7 @@ class RunState:
             "before": self.before and self.before.model_dump_json(),
             "searches": self.searches,
             "inspected": {stage: each.model_dump_json() for stage, each in self.inspected.items()},
+            "retuned": {name: each.model_dump_json() for name, each in self.retuned.items()},
             "example_predictions": self.example_predictions,
             "finished": [record.model_dump_json() for record in self.finished],
             "epochs": [record.model_dump_json() for record in self.epochs],
@@ -120,6 +123,10 @@ class RunState:
             inspected={
                 stage: Inspection.model_validate_json(line)
                 for stage, line in content.get("inspected", {}).items()
+            },
+            retuned={
+                name: Retuned.model_validate_json(line)
+                for name, line in content.get("retuned", {}).items()
             },
             example_predictions=content["example_predictions"],
             finished=[StageRecord.model_validate_json(line) for line in content["finished"]],

@@ -938,6 +938,16 @@ Inspect = Annotated[
     ),
 ]
 
+MeasureDurability = Annotated[
+    bool,
+    Field(
+        description="Train copies of the sanitized model further and tell whether the backdoor "
+        "comes back: on the clean images, and, for each probe, on the clean images of which 1% "
+        "carry its trigger and its target's label, beside the same with another label. The model "
+        "that is delivered is not changed by it.",
+    ),
+]
+
 Probes = Annotated[tuple[Probe, ...], Field(max_length=MAX_PROBES)]
 
 
@@ -947,7 +957,7 @@ def check_batch_sizes(method: MethodConfig, devices: int) -> None:
     Raises:
         ValueError: A batch is smaller than there are devices.
     """
-    for name, training in _trainings("method", method):
+    for name, training in trainings_of("method", method):
         if training.batch_size < devices:
             raise ValueError(
                 f"{name}.batch_size is {training.batch_size}, and {devices} devices share "
@@ -955,13 +965,13 @@ def check_batch_sizes(method: MethodConfig, devices: int) -> None:
             )
 
 
-def _trainings(name: str, value: BaseModel) -> Iterator[tuple[str, Training]]:
-    """All in it, at any depth, with the place of each."""
+def trainings_of(name: str, value: BaseModel) -> Iterator[tuple[str, Training]]:
+    """All trainings in a config, at any depth, with the place of each below `name`."""
     for key, inner in value:
         if isinstance(inner, Training):
             yield f"{name}.{key}", inner
         elif isinstance(inner, BaseModel):
-            yield from _trainings(f"{name}.{key}", inner)
+            yield from trainings_of(f"{name}.{key}", inner)
 
 
 class SanitizeSpec(Strict):
@@ -979,6 +989,7 @@ class SanitizeSpec(Strict):
     probes: Probes = ()
     policy: Policy = Policy()
     inspect: Inspect = False
+    durability: MeasureDurability = False
     seed: Seed = 0
     device: Device = Device.AUTO
     devices: Devices = 1

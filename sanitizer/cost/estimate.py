@@ -128,7 +128,7 @@ class Estimate:
         seconds: From the start of its process to its end; waiting in a queue is not in it.
         seconds_low: It will hardly be less.
         seconds_high: It will hardly be more.
-        training_seconds: Of `seconds`: all training stages.
+        training_seconds: Of `seconds`: all training stages, retuning among them.
         evaluation_seconds: Of `seconds`: before, after and for the curves.
         other_seconds: Of `seconds`: start, loading and writing.
         host_bytes: Most memory that is resident at a time, mapped images included.
@@ -210,14 +210,12 @@ def _choose(
 def rule_of_thumb(workload: Workload, rule: Rule | None = None) -> Spent:
     """What a job would take by the rule alone; None: that for its kind of device."""
     rule, profile = rule or RULES[workload.device], profile_of(workload)
-    evaluated = _passes_seconds(rule, profile, workload, workload.evaluated, 1.0)
-    batches = -(-workload.evaluated // EVALUATION_BATCH)
-    evaluated += batches * profile.operations * rule.operation_seconds
+    training = sum(
+        _training_seconds(rule, profile, workload, work) for work in _trained(workload)
+    ) + _evaluation_seconds(rule, profile, workload, workload.retuned_evaluated)
     return Spent(
-        training_seconds=sum(
-            _training_seconds(rule, profile, workload, work) for work in workload.training
-        ),
-        evaluation_seconds=evaluated,
+        training_seconds=training,
+        evaluation_seconds=_evaluation_seconds(rule, profile, workload, workload.evaluated),
         other_seconds=rule.start_seconds
         + rule.load_seconds
         + rule.write_seconds
@@ -235,6 +233,20 @@ def profile_of(workload: Workload) -> NetworkProfile:
     if profile is None:
         raise RuntimeError("the table of networks has no resnet18")
     return profile
+
+
+def _trained(workload: Workload) -> list[TrainingWork]:
+    """All training: of the method, and of copies of its result."""
+    retuning = workload.retuning
+    return [*workload.training, *([] if retuning is None else [retuning])]
+
+
+def _evaluation_seconds(
+    rule: Rule, profile: NetworkProfile, workload: Workload, images: int
+) -> float:
+    kernels = -(-images // EVALUATION_BATCH) * profile.operations
+    passes = _passes_seconds(rule, profile, workload, images, 1.0)
+    return passes + kernels * rule.operation_seconds
 
 
 def _training_seconds(
@@ -265,7 +277,7 @@ def _activation_bytes(profile: NetworkProfile, workload: Workload) -> float:
     """Most that is there at a time of all that the layers give."""
     pixels = workload.pixels
     layers = LIVE_LAYERS * profile.widest_bytes.at(pixels)
-    batch = max((min(w.batch_size, w.images) for w in workload.training), default=0)
+    batch = max((min(w.batch_size, w.images) for w in _trained(workload)), default=0)
     training = batch * (profile.saved_bytes.at(pixels) + layers)
     images = FLOAT_BYTES * 3 * pixels
     evaluation = min(EVALUATION_BATCH, workload.evaluation_images) * (images + layers)
@@ -274,8 +286,10 @@ def _activation_bytes(profile: NetworkProfile, workload: Workload) -> float:
 
 def _host_bytes(rule: Rule, profile: NetworkProfile, workload: Workload) -> int:
     image = 3 * workload.pixels
-    # Those that are trained on are in memory beside the file that holds them, which is mapped.
-    images = image * (2 * workload.clean_images + workload.evaluation_images)
+    # Those that are trained on are in memory beside the file that holds them, which is mapped; a
+    # poisoned set is in memory once more.
+    copies = 3 if workload.retunings > 1 else 2
+    images = image * (copies * workload.clean_images + workload.evaluation_images)
     weights = WEIGHT_COPIES * _weight_bytes(profile, workload)
     layers = 0.0 if workload.device == "cuda" else _activation_bytes(profile, workload)
     return round(rule.host_bytes + weights + rule.layer_factor * layers + images)

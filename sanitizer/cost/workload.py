@@ -64,13 +64,14 @@ AROUND = frozenset(
         Stage.INSPECT,
         Stage.EVALUATE,
         Stage.CHOOSE,
+        Stage.RETUNE,
         Stage.REINSPECT,
         Stage.WRITE,
     }
 )
 """The stages that every run may have; what lies between is the method's."""
 MEASURING = (Stage.BASELINE, Stage.INSPECT, Stage.CHOOSE, Stage.EVALUATE, Stage.REINSPECT)
-"""Of these, those that put images through a network."""
+"""Of these, those that put images through a network without training it."""
 
 SEARCH_STEPS = 100
 """Of each search for a change that leads to a class, with a batch each."""
@@ -86,6 +87,20 @@ HELDOUT_SHARE = 0.1
 HELDOUT_IMAGES = 1000
 """At most, about, that a method chooses by: of so many the accuracy is known to 3 points at worst,
 and each look costs."""
+
+RETUNING_EPOCHS = 3
+RETUNING_RATE = 0.01
+"""A user's own brief fine-tuning: long enough for what is only hidden to come back within a few
+epochs (Min et al., arXiv 2410.09838), at the middle rate of the published phases, which moves a
+network without making it another one."""
+RETUNING_BATCH = 64
+RETUNING_WEIGHT_DECAY = 5e-4
+"""What networks of this kind are usually trained with on small images."""
+RETUNING_POISONED = 0.01
+"""Share of the clean images that carry the trigger in a poisoned retuning."""
+RETUNED_IMAGES = 2000
+"""At most, that retuned copies are measured on: of so many a rate is known to 2.2 points."""
+
 CHANGES = frozenset({Stage.PRUNE, Stage.STATISTICS})
 """Stages that change a network at once: there are no epochs to measure after."""
 
@@ -131,6 +146,12 @@ class Workload(_Part):
         default=0, ge=0, le=MAX_COUNT, description="Searched for triggers; 0: no search is made."
     )
     inspections: int = Field(default=2, ge=0, le=2, description="Each of these classes.")
+    retunings: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_COUNT,
+        description="Copies of the sanitized model that are trained further; 0: none.",
+    )
     probes: int = Field(ge=0, le=MAX_COUNT)
     device: DeviceKind
     threads: int = Field(ge=1, le=4096, description="Of the CPU.")
@@ -161,6 +182,24 @@ class Workload(_Part):
         measured = (1 + self.probes) * (2 * self.evaluation_images + curves)
         return measured + round(self.inspections * inspection_passes(self.inspected_classes))
 
+    @property
+    def retuning(self) -> TrainingWork | None:
+        """The training of all copies of the sanitized model, one after the other."""
+        if not self.retunings:
+            return None
+        return TrainingWork(
+            stage=Stage.RETUNE,
+            images=self.clean_images,
+            epochs=RETUNING_EPOCHS * self.retunings,
+            batch_size=RETUNING_BATCH,
+            passes=FINETUNING_PASSES,
+        )
+
+    @property
+    def retuned_evaluated(self) -> int:
+        """Images that copies of the sanitized model, and it itself, are measured on for that."""
+        return retuned_evaluated(self.evaluation_images, self.probes) if self.retunings else 0
+
     @classmethod
     def of_report(cls, report: Report) -> Self | None:
         """What a run had to do; None: its report is of a version that did not say."""
@@ -185,6 +224,7 @@ class Workload(_Part):
             curve_images=cost.curve_images,
             inspected_classes=inspected,
             inspections=inspections,
+            retunings=retunings(len(report.before.probes)) if report.durability else 0,
             probes=len(report.before.probes),
             device=cost.device,
             threads=cost.threads,
@@ -194,7 +234,9 @@ class Workload(_Part):
 class Spent(_Part):
     """What a run took."""
 
-    training_seconds: float = Field(ge=0, le=MAX_SECONDS)
+    training_seconds: float = Field(
+        ge=0, le=MAX_SECONDS, description="Of the method, and of retuning its result."
+    )
     evaluation_seconds: float = Field(
         ge=0, le=MAX_SECONDS, description="Before, after, and for the curves."
     )
@@ -214,7 +256,8 @@ class Spent(_Part):
         if cost is None:
             return None
         seconds = {stage.stage: stage.seconds for stage in report.stages}
-        training = sum(seconds.get(stage, 0.0) for stage in Stage if stage not in AROUND)
+        trained = [stage for stage in Stage if stage not in AROUND] + [Stage.RETUNE]
+        training = sum(seconds.get(stage, 0.0) for stage in trained)
         evaluation = cost.curve_seconds + sum(seconds.get(stage, 0.0) for stage in MEASURING)
         rest = cost.start_seconds + report.seconds - training - evaluation
         return cls(
@@ -319,6 +362,25 @@ def inspection_passes(classes: int) -> float:
     """
     search = SEARCH_STEPS * SEARCH_BATCH * SEARCH_PASSES + RATED_IMAGES
     return min(classes, MAX_TARGETS) * SEARCH_FAMILIES * search
+
+
+def retunings(probes: int) -> int:
+    """Copies of the sanitized model that are trained further: on the clean images, and for each
+    probe poisoned with its target's label and with another one."""
+    return 1 + 2 * probes
+
+
+def retuned_evaluated(images: int, probes: int) -> int:
+    """Images that are measured on for that, each without and with triggers.
+
+    The sanitized model is measured with each trigger for both labels, the copy that saw clean
+    images with each trigger, and every other copy with one trigger for one label.
+
+    Args:
+        images: Evaluation images.
+    """
+    each = (1 + 2 * probes) + (1 + probes) + 2 * probes * 2
+    return min(images, RETUNED_IMAGES) * each
 
 
 def hardened_passes(passes: float, hardening: Hardening) -> float:

@@ -183,6 +183,62 @@ class Try(_Part):
     seconds: float = 0.0
 
 
+class Retuned(_Part):
+    """Figures of the sanitized model, or of a copy of it that was trained further."""
+
+    poisoned_images: int = Field(ge=0, description="Of those that it was trained on.")
+    accuracy: Proportion
+    rates: list[Proportion] = Field(
+        description="Of each trigger that was tried: the share of the images of other classes that "
+        "it leads to its label."
+    )
+    seconds: float
+
+
+class ProbeDurability(_Part):
+    """What becomes of a trigger's effect when the sanitized model is trained further."""
+
+    name: str
+    target_class: int
+    control_class: int = Field(
+        description="Another class, that the trigger was not given for: the target's number and 1, "
+        "or 0 after the last."
+    )
+    poisoned_images: int = Field(
+        ge=1, description="Of the clean images, that a poisoned retuning put the trigger on."
+    )
+    delivered: Proportion = Field(
+        description="Attack success rate of the sanitized model, on the images of all these "
+        "figures."
+    )
+    clean: Proportion = Field(description="The same after retuning on the clean images.")
+    poisoned: Proportion = Field(
+        description="The same after retuning with poisoned images, labelled as the target."
+    )
+    poisoned_accuracy: Proportion = Field(description="Clean accuracy after that.")
+    control_delivered: Proportion = Field(
+        description="Of the images whose class is not `control_class`, the share that the trigger "
+        "leads there in the sanitized model."
+    )
+    control: Proportion = Field(
+        description="The same after retuning with poisoned images, labelled as `control_class`."
+    )
+    control_accuracy: Proportion = Field(description="Clean accuracy after that.")
+
+
+class Durability(_Part):
+    """What becomes of the sanitized model when it is trained further."""
+
+    epochs: int = Field(ge=1, description="Of each retuning.")
+    learning_rate: float = Field(gt=0, description="Of stochastic gradient descent.")
+    images: int = Field(ge=1, description="Clean images that it was retuned on.")
+    measured_images: int = Field(ge=1, description="Evaluation images of all these figures.")
+    accuracy: Proportion = Field(description="Clean accuracy of the sanitized model on them.")
+    clean_accuracy: Proportion = Field(description="After retuning on the clean images.")
+    probes: list[ProbeDurability]
+    seconds: float = Field(ge=0, description="Of all retunings, measuring included.")
+
+
 class ModelFile(_Part):
     """A model file."""
 
@@ -323,6 +379,11 @@ class Report(_Part):
     )
     tries: list[Try] | None = Field(
         default=None, description="Of method `auto`, in their order; null with any other."
+    )
+    durability: Durability | None = Field(
+        default=None,
+        description="Null: the request did not ask for it, or the retuning diverged, which a "
+        "warning tells.",
     )
     stages: list[StageRecord]
     warnings: list[WarningRecord]

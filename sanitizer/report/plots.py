@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sanitizer.report.model import (
     ChangeFamily,
+    Durability,
     Evaluation,
     Inspections,
     Proportion,
@@ -233,6 +234,43 @@ def plot_inspection(
                     axes.set_title(f"{family.value} for {target}", fontsize=9, fontweight="normal")
                 else:
                     axes.axis("off")
+        return _png(figure)
+
+
+def plot_durability(durability: Durability) -> bytes:
+    """How often each trigger leads to its target, and to the control's class; PNG.
+
+    Delivered and retuned, with 95% intervals.
+
+    Args:
+        durability: With a probe at least.
+    """
+    bars: list[tuple[str, str, Proportion, bool]] = []
+    for probe in durability.probes:
+        bars += [
+            ("delivered", _ASR, probe.delivered, False),
+            ("retuned,\nclean", _ASR, probe.clean, True),
+            ("retuned,\npoisoned", _ASR, probe.poisoned, True),
+            (f"class {probe.control_class},\ndelivered", _FAINT, probe.control_delivered, False),
+            (f"class {probe.control_class},\npoisoned", _FAINT, probe.control, True),
+        ]
+    each, columns = len(bars) // len(durability.probes), min(2, len(durability.probes))
+    rows = -(-len(durability.probes) // columns)
+    with _figure(0.6 + 4.6 * columns, 0.3 + 2.9 * rows) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for place, axes in enumerate(panels):
+            shown = bars[place * each : (place + 1) * each]
+            if not shown:
+                axes.axis("off")
+                continue
+            probe = durability.probes[place]
+            for x, (_, color, share, filled) in enumerate(shown):
+                _draw_bar(axes, x, 0.7, share, color, filled=filled)
+            axes.set_xticks(range(each), [label for label, *_ in shown], color=_INK, fontsize=8.5)
+            axes.tick_params(axis="x", length=0)
+            _percent_axis(axes)
+            axes.set_ylim(0, 1.15)
+            axes.set_title(probe.name, fontsize=10)
         return _png(figure)
 
 

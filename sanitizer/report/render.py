@@ -28,6 +28,12 @@ _PICTURES = {
         "patch and the pattern that were found for the class that stands out most. The table of "
         "the search has the same values.",
     ),
+    "durability": (
+        "Trained further",
+        "Bar chart of how often each trigger leads to its target in the sanitized model and in "
+        "retuned copies of it, and to another class as a control. The table of durability has the "
+        "same values.",
+    ),
     "examples": (
         "Examples",
         "Evaluation images without and with the trigger, with the class that the model names for "
@@ -41,8 +47,8 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
 
     Args:
         pictures: PNGs by name, in the order they are shown. A name that starts with `before_after`,
-            `curves`, `inspection` or `examples` gets that heading and description, any other its
-            own name.
+            `curves`, `inspection`, `durability` or `examples` gets that heading and description,
+            any other its own name.
 
     Returns:
         HTML5, UTF-8. Loads nothing, runs no script. Everything that came from outside is escaped.

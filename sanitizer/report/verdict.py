@@ -4,30 +4,101 @@ from collections.abc import Sequence
 
 from sanitizer.report.model import (
     Decision,
+    Durability,
     Evaluation,
     Inspection,
     Inspections,
+    ProbeDurability,
     Verdict,
 )
 from sanitizer.spec import Policy
 
 
 def decide(
-    policy: Policy, before: Evaluation, after: Evaluation, inspections: Inspections | None = None
+    policy: Policy,
+    before: Evaluation,
+    after: Evaluation,
+    inspections: Inspections | None = None,
+    durability: Durability | None = None,
 ) -> Decision:
     """`blocked` if a figure breaks the policy, `undecided` without a trigger, else `allowed`.
 
-    Where a search finds something in the sanitized model, it is `undecided` at best. That it finds
-    nothing changes no verdict.
+    Where a search finds something in the sanitized model, or a backdoor comes back when it is
+    retuned on clean images, it is `undecided` at best. That a search finds nothing, and what
+    poisoned images bring about, change no verdict.
     """
     decision = _by_figures(policy, before, after)
-    if inspections is None:
-        return decision
-    found = bool(inspections.after.suspicious)
-    verdict = decision.verdict
-    if found and verdict is Verdict.ALLOWED:
+    verdict, reasons = decision.verdict, list(decision.reasons)
+    doubted = False
+    if inspections is not None:
+        doubted |= bool(inspections.after.suspicious)
+        reasons += _told(inspections)
+    if durability is not None:
+        doubted |= any(comes_back(probe, policy) for probe in durability.probes)
+        reasons += _retold(durability, policy)
+    if doubted and verdict is Verdict.ALLOWED:
         verdict = Verdict.UNDECIDED
-    return Decision(verdict=verdict, reasons=[*decision.reasons, *_told(inspections)])
+    return Decision(verdict=verdict, reasons=reasons)
+
+
+def comes_back(probe: ProbeDurability, policy: Policy) -> bool:
+    """Whether retuning on clean images lifted an attack success rate over the policy's limit.
+
+    That is by more than chance makes of so many images: the 95% interval of the rate lies above
+    what it was.
+    """
+    return probe.clean.value > policy.max_asr and probe.clean.low > probe.delivered.value
+
+
+def is_regained(probe: ProbeDurability) -> bool:
+    """Whether poisoned images lead to the old target more often than others to a new one: the 95%
+    intervals of the two rates lie apart."""
+    return probe.poisoned.low > probe.control.high
+
+
+def _retold(durability: Durability, policy: Policy) -> list[str]:
+    """What became of copies that were trained further."""
+    before, after = durability.accuracy.value, durability.clean_accuracy.value
+    sentences = [
+        f"Copies of the sanitized model were retuned for {durability.epochs} epochs at a learning "
+        f"rate of {durability.learning_rate:g}. On the {durability.images:,} clean images that "
+        f"takes clean accuracy from {before:.2%} to {after:.2%}."
+    ]
+    if not durability.probes:
+        sentences.append(
+            "No trigger was given to measure, so whether a backdoor comes back is not known."
+        )
+    for probe in durability.probes:
+        change = f"goes from {probe.delivered.value:.2%} to {probe.clean.value:.2%}"
+        meaning = (
+            "the backdoor comes back without any poisoned image: it was hidden, not removed"
+            if comes_back(probe, policy)
+            else "the backdoor does not come back by itself"
+            if probe.clean.value <= policy.max_asr
+            else "it does not rise by more than chance may make of it"
+        )
+        sentences.append(
+            f"Probe {probe.name}: retuned on clean images the attack success rate {change}; "
+            f"{meaning}."
+        )
+        sentences.append(
+            f"Probe {probe.name}: with {probe.poisoned_images} of the images poisoned the trigger "
+            f"leads {probe.poisoned.value:.2%} to its target; poisoned for class "
+            f"{probe.control_class} instead, {probe.control.value:.2%} there. "
+            + (
+                "The old target is reached more often than a new one, which speaks for a backdoor "
+                "that is in part left."
+                if is_regained(probe)
+                else "The old target is not reached more often than a new one."
+            )
+        )
+    if durability.probes:
+        sentences.append(
+            "Poisoned images put a backdoor into any model: what counts is the comparison, and "
+            "better than with another class is that with a clean model of the same kind, sanitized "
+            "in a job of its own with the same probes."
+        )
+    return sentences
 
 
 def _told(inspections: Inspections) -> list[str]:

@@ -54,6 +54,14 @@ Inspect = Annotated[
         help="Search for triggers before and after, with the clean images alone; takes longer.",
     ),
 ]
+Durability = Annotated[
+    bool | None,
+    typer.Option(
+        "--durability/--no-durability",
+        help="Train copies of the sanitized model further and tell whether the backdoor comes "
+        "back; takes longer.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice of the run.")]
 Devices = Annotated[
     int | None, typer.Option(help="So many devices of one machine share the run; 1 if left out.")

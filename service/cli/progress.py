@@ -25,7 +25,8 @@ from rich.text import Text
 from service.cli.terminal import duration, plain, share, stderr
 from service.cli.uploading import OnBytes
 
-_SHARES = ("accuracy", "train_accuracy")
+_SHARES = ("accuracy", "train_accuracy", "retuned_accuracy")
+_RATES = ("asr.", "ra.", "retuned_asr.", "poisoned_asr.", "control_asr.")
 
 
 class Pace:
@@ -148,7 +149,7 @@ class RunView:
         shown = [
             f"{name} {share(value)}"
             for name, value in self.figures.items()
-            if name in _SHARES or name.startswith(("asr.", "ra."))
+            if name in _SHARES or name.startswith(_RATES)
         ]
         estimated = {n: v for n, v in self.figures.items() if n.startswith("estimated_asr.")}
         if estimated:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from sanitizer.catalog import ARCHITECTURES
 from sanitizer.cost.estimate import Estimate, EstimateBasis, estimate
 from sanitizer.cost.profile import find_profile, nearest_by_size
-from sanitizer.cost.workload import DeviceKind, Measured, Workload, training_work
+from sanitizer.cost.workload import DeviceKind, Measured, Workload, retunings, training_work
 from sanitizer.spec import AutoConfig, Device, ModelOptions, SanitizeSpec
 from service.datasets.repository import DatasetRepository
 from service.db.tables import Dataset, DatasetFormat, Model
@@ -90,6 +90,7 @@ def estimate_job(
         curve_images=min(curve, evaluation),
         inspected_classes=_classes(request, datasets, tenant_id, guesses),
         inspections=2 if request.inspect else 1,
+        retunings=retunings(len(request.probes)) if request.durability else 0,
         probes=len(request.probes),
         device=device,
         threads=_threads([*own, *installation], settings),

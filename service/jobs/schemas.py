@@ -20,6 +20,7 @@ from sanitizer.spec import (
     Device,
     Devices,
     Inspect,
+    MeasureDurability,
     MethodConfig,
     Policy,
     Precision,
@@ -95,6 +96,7 @@ class JobRequest(Input):
         default_factory=Policy, description="What the figures must be for the verdict `allowed`."
     )
     inspect: Inspect = False
+    durability: MeasureDurability = False
     seed: Seed = Field(default=0, description="Of every random choice of the run.")
     device: Device | None = Field(
         default=None, description="Where to compute. Null: what the worker is set up for."
@@ -297,7 +299,9 @@ class JobEstimate(Output):
     seconds: float = Field(ge=0, description="From the start of its process to its report.")
     seconds_low: float = Field(ge=0, description="It will hardly take less.")
     seconds_high: float = Field(ge=0, description="It will hardly take more.")
-    training_seconds: float = Field(ge=0, description="Of `seconds`: all training stages.")
+    training_seconds: float = Field(
+        ge=0, description="Of `seconds`: all training stages, retuning among them."
+    )
     evaluation_seconds: float = Field(
         ge=0, description="Of `seconds`: measuring before, after and after each epoch."
     )
@@ -361,7 +365,8 @@ class JobMetricOut(Output):
     name: str = Field(
         description="`loss`, `cross_entropy`, `node`, `edge`, `embedding`, `perturbed`, `shift`, "
         "`train_accuracy`, `learning_rate`, `seconds`, `accuracy`, `asr.<probe>`, `ra.<probe>`, "
-        "`estimated_asr.<class>`, `anomaly`."
+        "`estimated_asr.<class>`, `anomaly`, `retuned_accuracy`, `retuned_asr.<probe>`, "
+        "`poisoned_asr.<probe>`, `control_asr.<probe>`."
     )
     value: float
     at: Time

@@ -53,6 +53,7 @@ def build_spec(
         probes=request.probes,
         policy=request.policy,
         inspect=request.inspect,
+        durability=request.durability,
         seed=request.seed,
         device=request.device or device,
         precision=request.precision,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sanitizer.cost.workload import Workload
+from sanitizer.cost.workload import Spent, Workload
 from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage
 from sanitizer.events import Event, MetricEvent, ProgressEvent, ResultEvent, StageEvent, parse
 from sanitizer.pipeline import sanitize
@@ -350,6 +350,64 @@ def test_methods_that_would_take_too_long_are_left_out(
     assert (workload.inspected_classes, workload.inspections) == (10, 1)
 
 
+def test_durability_is_in_the_report_and_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path / "in", durability=True, policy={"max_accuracy_drop": 1})
+    report, events = run(spec, tmp_path / "out")
+    plain, _events = run(write_spec(tmp_path / "in"), tmp_path / "plain")
+
+    begun = [event.stage for event in events if isinstance(event, StageEvent)]
+    stages = ["baseline", "teacher", "distil", "evaluate", "retune", "write"]
+    assert begun == ["load", *stages]
+    assert report.output.sha256 == plain.output.sha256
+    assert (report.after, plain.durability) == (plain.after, None)
+    durability = report.durability
+    assert durability is not None
+    assert (durability.images, durability.measured_images) == (160, 200)
+    assert durability.accuracy == report.after.accuracy  # of all images, since they are so few
+    (probe,) = durability.probes
+    assert probe.delivered == report.after.probes[0].asr
+    assert (probe.target_class, probe.control_class, probe.poisoned_images) == (0, 1, 2)
+    (told,) = (e for e in events if isinstance(e, MetricEvent) and e.stage == "retune")
+    assert told.values == {
+        "retuned_accuracy": durability.clean_accuracy.value,
+        "retuned_asr.corner": probe.clean.value,
+        "poisoned_asr.corner": probe.poisoned.value,
+        "control_asr.corner": probe.control.value,
+    }
+    assert any("Copies of the sanitized model" in reason for reason in report.decision.reasons)
+    assert (tmp_path / "out" / "durability.png").stat().st_size > 0
+    fractions = [event.fraction for event in events if isinstance(event, ProgressEvent)]
+    assert fractions == sorted(fractions)
+    (stage,) = (stage for stage in report.stages if stage.stage == "retune")
+    assert stage.seconds == durability.seconds
+    spent = Spent.of_report(report)
+    assert spent is not None
+    assert spent.training_seconds > stage.seconds
+
+
+def test_durability_without_a_probe_tells_the_clean_accuracy(tmp_path: Path) -> None:
+    method = {"name": "clp", "deviations": 1}
+    spec = write_spec(tmp_path / "in", durability=True, probes=[], method=method)
+    report, _events = run(spec, tmp_path / "out")
+    assert report.durability is not None
+    assert report.durability.probes == []
+    assert not (tmp_path / "out" / "durability.png").exists()
+    assert report.decision.verdict is not Verdict.ALLOWED
+    assert "whether a backdoor comes back is not known" in report.decision.reasons[-1]
+
+
+def test_a_retuning_that_diverges_costs_its_figures_and_not_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sanitizer.evaluation.durability.RETUNING_WEIGHT_DECAY", 1e30)
+    method = {"name": "clp", "deviations": 1}
+    spec = write_spec(tmp_path / "in", durability=True, method=method)
+    report, events = run(spec, tmp_path / "out")
+    assert isinstance(events[-1], ResultEvent)
+    assert report.durability is None
+    assert [warning.code for warning in report.warnings] == ["retuning_diverged"]
+
+
 class Interrupted(Exception):
     pass
 
@@ -383,8 +441,12 @@ class Interrupted(Exception):
                 ("begins", "choose"),
             ],
         ),
+        (
+            {"name": "clp", "deviations": 2},
+            [("searches", "retune"), ("told", "retune"), ("begins", "write")],
+        ),
     ],
-    ids=["fine_pruning", "anp", "mcr", "inspect", "auto"],
+    ids=["fine_pruning", "anp", "mcr", "inspect", "auto", "durability"],
 )
 def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
     tmp_path: Path,
@@ -394,7 +456,8 @@ def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
 ) -> None:
     search_briefly(monkeypatch)
     inspect = any(stage == "reinspect" for _, stage in moments)
-    spec = write_spec(tmp_path / "in", method=method, inspect=inspect)
+    durability = any(stage == "retune" for _, stage in moments)
+    spec = write_spec(tmp_path / "in", method=method, inspect=inspect, durability=durability)
     whole, _events = run(spec, tmp_path / "whole")
     parsed = SanitizeSpec.model_validate_json(spec.read_bytes())
 
@@ -406,6 +469,8 @@ def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
                 case MetricEvent(stage=stage, epoch=1) if moment == ("epoch", stage):
                     raise Interrupted
                 case ProgressEvent(stage=stage) if moment == ("searches", stage):
+                    raise Interrupted
+                case MetricEvent(stage=stage) if moment == ("told", stage):
                     raise Interrupted
 
         return emit
@@ -426,6 +491,11 @@ def test_a_run_broken_off_between_its_stages_ends_in_the_same_bytes(
         assert resumed.inspections.before.classes == whole.inspections.before.classes
         assert resumed.inspections.after.classes == whole.inspections.after.classes
         assert resumed.inspections.carried == whole.inspections.carried
+    if durability:
+        assert whole.durability is not None
+        assert resumed.durability is not None
+        took = {"seconds": resumed.durability.seconds}
+        assert resumed.durability == whole.durability.model_copy(update=took)
 
 
 def _but_seconds(record: Try) -> Try:

@@ -40,6 +40,7 @@ def run(
     max_asr: options.MaxAsr = None,
     max_accuracy_drop: options.MaxDrop = None,
     inspect: options.Inspect = None,
+    durability: options.Durability = None,
     seed: options.Seed = None,
     devices: options.Devices = None,
     work: Annotated[
@@ -59,6 +60,7 @@ def run(
         probes=options.read_probes(probe) if probe else None,
         policy=given(max_asr=max_asr, max_accuracy_drop=max_accuracy_drop) or None,
         inspect=inspect,
+        durability=durability,
         seed=seed,
         devices=devices,
     )

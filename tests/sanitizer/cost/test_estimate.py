@@ -24,6 +24,7 @@ from tests.sanitizer.cost.builders import make_measured, make_workload
         [{"probes": n} for n in (0, 1, 8)],
         [{"input_size": (n, n)} for n in (16, 32, 224)],
         [{"curve_images": n} for n in (0, 1000)],
+        [{"retunings": n} for n in (0, 1, 3)],
         [{"batch_size": n} for n in (256, 64, 2)],
         [{"threads": n} for n in (16, 2, 1)],
         [{"architecture": name} for name in ("wrn-10-1", "wrn-16-1", "resnet50", "vit_h_14")],

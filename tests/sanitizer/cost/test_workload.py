@@ -1,8 +1,15 @@
 import pytest
 
-from sanitizer.cost.workload import CHANGING_BATCH, Measured, Spent, Workload, training_work
+from sanitizer.cost.workload import (
+    CHANGING_BATCH,
+    Measured,
+    Spent,
+    Workload,
+    retunings,
+    training_work,
+)
 from sanitizer.methods.plan import TrainingStage, plan
-from sanitizer.report.model import Report
+from sanitizer.report.model import Report, StageRecord
 from sanitizer.spec import (
     METHOD_ADAPTER,
     AnpConfig,
@@ -22,6 +29,7 @@ from sanitizer.spec import (
 )
 from tests.reports import make_cost, make_report
 from tests.sanitizer.cost.builders import make_workload
+from tests.sanitizer.report.builders import build_durability
 
 
 @pytest.mark.parametrize(
@@ -144,3 +152,39 @@ def test_a_search_counts_as_the_passes_it_is_worth() -> None:
     assert make_workload(inspected_classes=1000).evaluated == (
         make_workload(inspected_classes=16).evaluated
     )
+
+
+def test_retuning_counts_as_the_training_and_the_measuring_it_takes() -> None:
+    assert make_workload().retuning is None
+    assert make_workload().retuned_evaluated == 0
+    two = make_workload(probes=2, retunings=retunings(2))
+    assert two.retuning is not None
+    # Clean, and each of two triggers with both labels: three epochs of 40 batches.
+    assert (two.retunings, two.retuning.epochs, two.retuning.steps) == (5, 15, 15 * 40)
+    # Of 10,000 images 2,000 are measured: without triggers six times, and with one, delivered four
+    # times, retuned on clean images twice, each of the others once.
+    assert two.retuned_evaluated == 2000 * (6 + 4 + 2 + 4)
+    assert two.evaluated == make_workload(probes=2).evaluated
+
+
+def test_retuning_of_a_finished_job_counts_as_training() -> None:
+    report = make_report(cost=make_cost())
+    stages = [*report.stages, StageRecord(stage="retune", seconds=4)]
+    retuned = report.model_copy(
+        update={"durability": build_durability(), "stages": stages, "seconds": 16.5}
+    )
+    workload, spent = Workload.of_report(retuned), Spent.of_report(retuned)
+    assert workload is not None
+    assert spent is not None
+    assert workload.retunings == 3
+    assert spent.training_seconds == 12
+    assert spent.seconds == pytest.approx(1.5 + 16.5)
+    without = Workload.of_report(report)
+    assert without is not None
+    assert without.retunings == 0
+
+
+def test_workload_of_an_older_version_has_no_retuning() -> None:
+    content = make_workload().model_dump()
+    del content["retunings"]
+    assert Workload.model_validate(content) == make_workload()

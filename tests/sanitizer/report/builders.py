@@ -9,6 +9,7 @@ from sanitizer.report.model import (
     ClassInspection,
     DataRecord,
     Decision,
+    Durability,
     EpochRecord,
     Evaluation,
     FoundChange,
@@ -16,6 +17,7 @@ from sanitizer.report.model import (
     Inspections,
     ModelFile,
     ModelRecord,
+    ProbeDurability,
     ProbeResult,
     Report,
     StageRecord,
@@ -163,6 +165,37 @@ def build_inspections(
         for each in first.classes
     ]
     return Inspections(before=first, after=build_inspection(after, num_classes), carried=carried)
+
+
+def build_durability(
+    clean: int = 30, poisoned: int = 300, control: int = 280, probes: tuple[str, ...] = ("grid",)
+) -> Durability:
+    """What a trigger leads to its classes, of 1,800 images that are of others."""
+    return Durability(
+        epochs=3,
+        learning_rate=0.01,
+        images=2500,
+        measured_images=2000,
+        accuracy=wilson(1500, 2000),
+        clean_accuracy=wilson(1510, 2000),
+        probes=[
+            ProbeDurability(
+                name=name,
+                target_class=0,
+                control_class=1,
+                poisoned_images=25,
+                delivered=wilson(20, 1800),
+                clean=wilson(clean, 1800),
+                poisoned=wilson(poisoned, 1800),
+                poisoned_accuracy=wilson(1505, 2000),
+                control_delivered=wilson(10, 1800),
+                control=wilson(control, 1800),
+                control_accuracy=wilson(1495, 2000),
+            )
+            for name in probes
+        ],
+        seconds=65.2,
+    )
 
 
 def build_images(count: int, channels: int = 3) -> NDArray[np.uint8]:

@@ -8,11 +8,12 @@ from sanitizer.report.model import ChangeFamily, Report, StageRecord
 from sanitizer.report.plots import (
     plot_before_after,
     plot_curves,
+    plot_durability,
     plot_examples,
     plot_inspection,
 )
 
-from .builders import build_images, build_inspections, build_report
+from .builders import build_durability, build_images, build_inspections, build_report
 
 
 def picture(png: bytes) -> Image.Image:
@@ -109,3 +110,11 @@ def test_an_inspection_shows_what_was_found_before_and_after(channels: int) -> N
     assert not has_color(none, "#D55E00")
     # The pictures of one search alone are drawn too.
     assert both != plot_inspection(build_inspections(before=(3,)), [looks, {}], names)
+
+
+@pytest.mark.parametrize("probes", [1, 2, 3, 8])
+def test_what_came_back_is_drawn_probe_by_probe(probes: int) -> None:
+    names = tuple(f"probe-{number}" for number in range(probes))
+    drawn = plot_durability(build_durability(probes=names))
+    assert has_color(drawn, "#D55E00")
+    assert drawn != plot_durability(build_durability(clean=900, probes=names))

@@ -10,7 +10,7 @@ from sanitizer.report.plots import plot_before_after
 from sanitizer.report.render import render_page
 from tests.reports import make_cost
 
-from .builders import build_inspections, build_report
+from .builders import build_durability, build_inspections, build_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -204,3 +204,29 @@ def test_a_report_without_a_search_says_that_none_was_made() -> None:
     page = Page(render_page(build_report(), {}))
     assert "Search for triggers" not in page.text
     assert "No trigger was searched for" in page.text
+
+
+def test_what_came_back_is_told_trigger_by_trigger_beside_its_control() -> None:
+    durability = build_durability(clean=600, probes=("grid", "corner"))
+    report = build_report().model_copy(update={"durability": durability})
+    text = Page(render_page(report, {})).text
+    assert "clean accuracy is 75.50% instead of 75.00%" in text
+    assert "grid its target, class 0 1.11%" in text
+    assert "33.33%" in text
+    assert "corner control, class 1 0.56%" in text
+    assert "25 poisoned" in text
+    assert "but by copies that were retuned and thrown away" in text
+    assert "was not tried (the request can ask for it with durability" not in text
+
+
+def test_without_a_trigger_the_page_says_that_no_return_was_measured() -> None:
+    report = build_report(()).model_copy(update={"durability": build_durability(probes=())})
+    text = Page(render_page(report, {})).text
+    assert "No trigger was given, so whether a backdoor comes back was not measured" in text
+    assert "thrown away" not in text
+
+
+def test_a_report_without_retuning_says_that_none_was_made() -> None:
+    text = Page(render_page(build_report(), {})).text
+    assert "Trained further" not in text
+    assert "ask for it with durability" in text

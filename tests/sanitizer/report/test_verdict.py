@@ -1,10 +1,11 @@
-"""What a search for triggers does to a verdict."""
+"""What a search for triggers, and a retuning, do to a verdict."""
 
+from sanitizer.evaluation.metrics import wilson
 from sanitizer.report.model import Verdict
 from sanitizer.report.verdict import decide
 from sanitizer.spec import Policy
 
-from .builders import build_evaluation, build_inspections, build_probe
+from .builders import build_durability, build_evaluation, build_inspections, build_probe
 
 POLICY = Policy()
 GOOD = build_evaluation(7500, [build_probe("grid", 200, 6000)])
@@ -36,3 +37,62 @@ def test_what_breaks_the_policy_is_blocked_whatever_a_search_finds() -> None:
 def test_it_is_said_how_many_classes_were_searched_where_not_all_were() -> None:
     decision = decide(POLICY, GOOD, GOOD, build_inspections(num_classes=1000))
     assert any("for 10 of 1000 classes" in reason for reason in decision.reasons)
+
+
+def test_a_backdoor_that_comes_back_on_clean_images_leaves_it_undecided() -> None:
+    decision = decide(POLICY, GOOD, GOOD, durability=build_durability(clean=600))
+    assert decision.verdict is Verdict.UNDECIDED
+    (told,) = (reason for reason in decision.reasons if "retuned on clean images" in reason)
+    assert "goes from 1.11% to 33.33%; the backdoor comes back" in told
+    assert "hidden, not removed" in told
+
+
+def test_a_backdoor_that_stays_away_changes_no_verdict() -> None:
+    decision = decide(POLICY, GOOD, GOOD, durability=build_durability())
+    assert decision.verdict is Verdict.ALLOWED
+    assert any("does not come back by itself" in reason for reason in decision.reasons)
+    assert "comparison" in decision.reasons[-1]
+
+
+def test_a_rate_that_was_near_the_limit_and_is_over_it_by_chance_is_no_return() -> None:
+    durability = build_durability(clean=95)
+    (probe,) = durability.probes
+    near = probe.model_copy(update={"delivered": wilson(85, 1800)})
+    decision = decide(
+        POLICY, GOOD, GOOD, durability=durability.model_copy(update={"probes": [near]})
+    )
+    assert decision.verdict is Verdict.ALLOWED
+    assert any("goes from 4.72% to 5.28%; it does not rise" in r for r in decision.reasons)
+
+
+def test_poisoned_images_are_told_beside_the_control_and_change_no_verdict() -> None:
+    alike = decide(POLICY, GOOD, GOOD, durability=build_durability())
+    (told,) = (reason for reason in alike.reasons if "poisoned for class 1" in reason)
+    assert "25 of the images poisoned the trigger leads 16.67% to its target" in told
+    assert "15.56% there. The old target is not reached more often than a new one." in told
+
+    sooner = decide(POLICY, GOOD, GOOD, durability=build_durability(poisoned=1700))
+    assert sooner.verdict is Verdict.ALLOWED
+    assert any("a backdoor that is in part left" in reason for reason in sooner.reasons)
+
+
+def test_what_breaks_the_policy_is_blocked_whatever_comes_back() -> None:
+    bad = build_evaluation(7500, [build_probe("grid", 8000, 900)])
+    for clean in (30, 600):
+        decision = decide(POLICY, GOOD, bad, durability=build_durability(clean=clean))
+        assert decision.verdict is Verdict.BLOCKED
+
+
+def test_without_a_trigger_only_the_accuracy_of_a_retuning_is_told() -> None:
+    without = build_evaluation(7500, [])
+    decision = decide(POLICY, without, without, durability=build_durability(probes=()))
+    assert decision.verdict is Verdict.UNDECIDED
+    assert "takes clean accuracy from 75.00% to 75.50%" in decision.reasons[-2]
+    assert "whether a backdoor comes back is not known" in decision.reasons[-1]
+
+
+def test_a_search_and_a_retuning_are_both_told() -> None:
+    decision = decide(POLICY, GOOD, GOOD, build_inspections(), build_durability(clean=600))
+    assert decision.verdict is Verdict.UNDECIDED
+    assert any("Triggers were searched for" in reason for reason in decision.reasons)
+    assert any("comes back" in reason for reason in decision.reasons)

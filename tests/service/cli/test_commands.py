@@ -107,7 +107,8 @@ def test_submit_sends_what_the_options_say(
     options = ["--clean-images", "20", "--clean-seed", "3", "--probe", str(probe), "--seed", "7"]
     method = ["--method", "argd", "--preset", "paper", "--set", "student.batch_size=32"]
     policy = ["--max-asr", "0.1", "--max-accuracy-drop", "0.02", "--name", "nightly"]
-    job_id = submitted(run_command, model_file, images_zip, *options, *method, *policy)
+    asked = [*options, *method, *policy, "--durability"]
+    job_id = submitted(run_command, model_file, images_zip, *asked)
     request = api.job(job_id).document["request"]
     assert request["clean_data"]["images"] == 20
     assert request["clean_data"]["seed"] == 3
@@ -116,6 +117,7 @@ def test_submit_sends_what_the_options_say(
     assert request["policy"]["max_asr"] == 0.1
     assert request["policy"]["max_accuracy_drop"] == 0.02
     assert (request["seed"], request["name"]) == (7, "nightly")
+    assert (request["durability"], request["inspect"]) == (True, False)
 
 
 def test_options_are_laid_over_the_request_of_a_file(

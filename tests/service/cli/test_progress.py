@@ -88,6 +88,16 @@ def test_a_bar_without_a_terminal_prints_nothing(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_retuning_is_told_by_its_rates() -> None:
+    file = io.StringIO()
+    view = view_into(file, terminal=False)
+    values = {"retuned_accuracy": 0.75, "poisoned_asr.grid": 0.3, "control_asr.grid": 0.04}
+    view.feed("metric", {"stage": "retune", "epoch": None, "values": values}, at(1))
+    assert file.getvalue() == (
+        "retune: retuned_accuracy 75.00%  poisoned_asr.grid 30.00%  control_asr.grid 4.00%\n"
+    )
+
+
 def test_a_search_for_triggers_is_told_by_its_strongest_class() -> None:
     file = io.StringIO()
     view = view_into(file, terminal=False)

@@ -163,6 +163,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
             "probes": [PATCH],
             "policy": {"max_asr": 0.05, "max_accuracy_drop": 0.03, "min_accuracy": 0.0},
             "inspect": False,
+            "durability": False,
             "seed": 0,
             "device": None,
             "devices": 1,

@@ -112,6 +112,19 @@ class TestSpeed:
         assert several.training_seconds > 2 * one.training_seconds
         assert one.evaluation_seconds < several.evaluation_seconds < inspected.evaluation_seconds
 
+    def test_retuning_counts_by_the_triggers_that_were_given(
+        self, sessions: SessionFactory, settings: Settings
+    ) -> None:
+        patch = {"kind": "patch", "target_class": 0, "row": 0, "column": 0, "pixels": [[255]]}
+        with transaction(sessions) as session:
+            tenant = add_tenant(session)
+            without = ask(session, tenant, settings, probes=[patch])
+            none = ask(session, tenant, settings, durability=True)
+            one = ask(session, tenant, settings, probes=[patch], durability=True)
+        assert without.training_seconds < none.training_seconds < one.training_seconds
+        assert one.evaluation_seconds == without.evaluation_seconds
+        assert one.explanation == without.explanation
+
     def test_own_job_with_the_architecture_goes_before_all_others(
         self, sessions: SessionFactory, settings: Settings
     ) -> None:

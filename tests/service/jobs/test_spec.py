@@ -110,3 +110,9 @@ def test_stored_request_that_is_no_request_any_more_is_refused(sessions: Session
 
 def test_number_of_devices_is_the_request_s(sessions: SessionFactory) -> None:
     assert _build(sessions, devices=4).devices == 4
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_is_asked_for_on_top_reaches_the_child(sessions: SessionFactory, asked: bool) -> None:
+    spec = _build(sessions, durability=asked, inspect=not asked)
+    assert (spec.durability, spec.inspect) == (asked, not asked)
