@@ -24,9 +24,10 @@ from time import monotonic
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from benchmarks.runs import run, training_seconds
-from sanitizer.report.model import Evaluation, Report
+from sanitizer.report.model import Durability, Evaluation, Report
 from sanitizer.spec import METHOD_ADAPTER
 
 TWIN = "clean"
@@ -45,6 +46,7 @@ class Cell:
         variant: What the table calls the method with these settings.
         method: As a request has it.
         curve: Whether it is measured after each epoch, if the options ask for curves at all.
+        durability: Whether copies of the result are trained further.
     """
 
     victim: str
@@ -53,6 +55,7 @@ class Cell:
     images: int
     seed: int
     curve: bool = True
+    durability: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Every setting of the method, as the run has it."""
@@ -173,6 +176,8 @@ class Grid:
             "images": cell.images,
             "seed": cell.seed,
         }
+        if cell.durability:
+            parts["durability"] = True
         return json.dumps(parts, sort_keys=True)
 
     def _folder(self, cell: Cell, key: str) -> Path:
@@ -196,6 +201,7 @@ class Grid:
             "seed": cell.seed,
             "device": self.options.device,
             "curve_images": self.options.curve_images if cell.curve else 0,
+            "durability": cell.durability,
         }
 
     def _save(self) -> None:
@@ -242,7 +248,7 @@ def measured(evaluation: Evaluation) -> dict[str, Any]:
 
 def record(cell: Cell, report: Report) -> dict[str, Any]:
     """What is kept of a run."""
-    return {
+    kept = {
         "method": cell.method["name"],
         "images": cell.images,
         "seed": cell.seed,
@@ -261,6 +267,34 @@ def record(cell: Cell, report: Report) -> dict[str, Any]:
         "device": report.cost.processor if report.cost else report.device,
         "versions": report.versions,
         "date": datetime.now(UTC).date().isoformat(),
+    }
+    if report.durability is not None:
+        kept["durability"] = _durability(report.durability)
+    return kept
+
+
+def _durability(durability: Durability) -> dict[str, Any]:
+    """Shares in per cent."""
+
+    def percent(part: BaseModel, names: Sequence[str]) -> dict[str, float]:
+        return {name: 100 * getattr(part, name).value for name in names}
+
+    return {
+        "epochs": durability.epochs,
+        "learning_rate": durability.learning_rate,
+        "measured_images": durability.measured_images,
+        "acc": 100 * durability.accuracy.value,
+        "retuned_acc": 100 * durability.clean_accuracy.value,
+        "probes": {
+            probe.name: {
+                "poisoned_images": probe.poisoned_images,
+                **percent(
+                    probe, ("delivered", "clean", "poisoned", "control_delivered", "control")
+                ),
+            }
+            for probe in durability.probes
+        },
+        "seconds": durability.seconds,
     }
 
 

@@ -13,6 +13,10 @@ from sanitizer.report.model import (
 )
 from sanitizer.spec import Policy
 
+REGAINED = 0.1
+"""By how much more often the old target must be reached: classes differ by some points in how
+easily anything leads there. Not calibrated."""
+
 
 def decide(
     policy: Policy,
@@ -51,9 +55,12 @@ def comes_back(probe: ProbeDurability, policy: Policy) -> bool:
 
 
 def is_regained(probe: ProbeDurability) -> bool:
-    """Whether poisoned images lead to the old target more often than others to a new one: the 95%
-    intervals of the two rates lie apart."""
-    return probe.poisoned.low > probe.control.high
+    """Whether poisoned images lead to the old target far more often than others to a new one.
+
+    The 95% intervals of the two rates lie apart, and the rates by `REGAINED` at least.
+    """
+    apart = probe.poisoned.value - probe.control.value
+    return apart >= REGAINED and probe.poisoned.low > probe.control.high
 
 
 def _retold(durability: Durability, policy: Policy) -> list[str]:
@@ -86,10 +93,10 @@ def _retold(durability: Durability, policy: Policy) -> list[str]:
             f"leads {probe.poisoned.value:.2%} to its target; poisoned for class "
             f"{probe.control_class} instead, {probe.control.value:.2%} there. "
             + (
-                "The old target is reached more often than a new one, which speaks for a backdoor "
-                "that is in part left."
+                "The old target is reached far more often than a new one, which speaks for a "
+                "backdoor that is in part left."
                 if is_regained(probe)
-                else "The old target is not reached more often than a new one."
+                else "The old target is not reached far more often than a new one."
             )
         )
     if durability.probes:

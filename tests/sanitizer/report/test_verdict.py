@@ -69,7 +69,9 @@ def test_poisoned_images_are_told_beside_the_control_and_change_no_verdict() -> 
     alike = decide(POLICY, GOOD, GOOD, durability=build_durability())
     (told,) = (reason for reason in alike.reasons if "poisoned for class 1" in reason)
     assert "25 of the images poisoned the trigger leads 16.67% to its target" in told
-    assert "15.56% there. The old target is not reached more often than a new one." in told
+    assert "15.56% there. The old target is not reached far more often than a new one." in told
+    little = decide(POLICY, GOOD, GOOD, durability=build_durability(poisoned=340, control=200))
+    assert any("not reached far more often" in reason for reason in little.reasons)
 
     sooner = decide(POLICY, GOOD, GOOD, durability=build_durability(poisoned=1700))
     assert sooner.verdict is Verdict.ALLOWED
