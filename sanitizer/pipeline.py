@@ -242,8 +242,9 @@ class _Run:
 
         def on_search() -> None:
             nonlocal saved_at
-            kept.append(found[-1].state())
-            self.progress.add(stage, inspection_passes(1) / SEARCH_FAMILIES)
+            new = found[len(kept) :]
+            kept.extend(each.state() for each in new)
+            self.progress.add(stage, len(new) * inspection_passes(1) / SEARCH_FAMILIES)
             if monotonic() - saved_at >= self.spec.checkpoint_seconds:
                 self._save(None)
                 saved_at = monotonic()

@@ -17,7 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sanitizer.evaluation.inversion import Found, Subject, likely_targets, rate_of, search
+from sanitizer.evaluation.inversion import (
+    Found,
+    Subject,
+    groups_of,
+    likely_targets,
+    rate_of,
+    search,
+)
 from sanitizer.report.model import (
     SUSPICIOUS_ANOMALY,
     ChangeFamily,
@@ -45,15 +52,16 @@ def inspect(
     Args:
         found: Gets each change that is found. What is in it, of an inspection of the same model
             that was interrupted, is not searched again.
-        on_search: Called after each search that was made.
+        on_search: Called after the searches that were made together.
     """
     begun = monotonic()
     targets = likely_targets(subject)
     there = {(each.target, each.change.family) for each in found}
-    for target in targets:
-        for family in ChangeFamily:
-            if (target, family) not in there:
-                found.append(search(subject, target, family))
+    for family in ChangeFamily:
+        for group in groups_of(subject, targets):
+            missing = [target for target in group if (target, family) not in there]
+            if missing:
+                found += search(subject, missing, family)
                 on_search()
     classes = _by_class(subject, found)
     suspicious = [each for each in classes if is_suspicious(each)]

@@ -17,9 +17,9 @@ def test_an_inspection_goes_on_where_it_was_interrupted(backdoored: nn.Module) -
         nonlocal searches
         searches += 1
 
-    second = inspect(subject, whole[:28], count)
+    second = inspect(subject, whole[:20], count)
 
-    assert searches == 2
+    assert searches == 1
     assert second.model_copy(update={"seconds": first.seconds}) == first
     assert first.suspicious[:1] == [TARGET]
     assert first.strongest.target_class == TARGET

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sanitizer.evaluation.inversion import likely_targets, rate_of, restore, search
+from sanitizer.evaluation.inversion import groups_of, likely_targets, rate_of, restore, search
 from sanitizer.report.model import ChangeFamily
 from tests.sanitizer.evaluation.builders import TARGET, subject_of
 
@@ -14,7 +14,7 @@ def test_the_patch_of_a_backdoor_is_smaller_than_that_of_any_other_class(
 ) -> None:
     subject = subject_of(backdoored)
 
-    found = [search(subject, target, ChangeFamily.PATCH) for target in range(10)]
+    found = search(subject, range(10), ChangeFamily.PATCH)
 
     assert min(found, key=lambda each: each.size).target == TARGET
     (own,) = (each for each in found if each.target == TARGET)
@@ -28,7 +28,7 @@ def test_what_is_found_is_the_same_each_time_and_leaves_the_network_as_it_was(
     before = copy.deepcopy(backdoored.state_dict())
     subject = subject_of(backdoored)
 
-    first, second = (search(subject, 1, ChangeFamily.PATTERN) for _ in range(2))
+    (first,), (second,) = (search(subject, [1], ChangeFamily.PATTERN) for _ in range(2))
 
     assert first.size == second.size
     assert torch.equal(first.change.values, second.change.values)  # type: ignore[arg-type]  # a tensor
@@ -37,11 +37,33 @@ def test_what_is_found_is_the_same_each_time_and_leaves_the_network_as_it_was(
 
 
 @pytest.mark.parametrize("family", list(ChangeFamily))
+def test_classes_that_are_searched_together_are_found_as_each_alone(
+    backdoored: nn.Module, family: ChangeFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first look at the rate is after 10 steps; later ones may turn on the last bit.
+    monkeypatch.setattr("sanitizer.evaluation.inversion.SEARCH_STEPS", 9)
+    subject = subject_of(backdoored)
+
+    together = search(subject, [TARGET, 5, 7], family)
+
+    for found in together:
+        (alone,) = search(subject, [found.target], family)
+        assert found.size == pytest.approx(alone.size, rel=1e-3)
+        for name, value in alone.change.state_dict().items():
+            assert torch.allclose(found.change.state_dict()[name], value, atol=1e-2), name
+
+
+def test_small_images_are_searched_for_several_classes_at_once(backdoored: nn.Module) -> None:
+    subject = subject_of(backdoored)
+    assert groups_of(subject, range(40)) == [list(range(32)), list(range(32, 40))]
+
+
+@pytest.mark.parametrize("family", list(ChangeFamily))
 def test_a_find_that_went_through_a_checkpoint_does_what_it_did(
     backdoored: nn.Module, family: ChangeFamily
 ) -> None:
     subject = subject_of(backdoored)
-    found = search(subject, TARGET, family)
+    (found,) = search(subject, [TARGET], family)
 
     again = restore(subject, found.state())
 
