@@ -21,8 +21,8 @@ GREY = 0.5
 class Change(nn.Module, ABC):
     """One change of every image, learned by descent.
 
-    Learning rates were chosen on small models (docs/results/inspection.md): at a third of them and
-    less, 100 steps left the patch of a backdoor as large as that of any class.
+    Learning rates were chosen on small models (docs/decisions/0023): with a third of the patch's,
+    100 steps left the patch of a backdoor as large as those of other classes.
 
     Attributes:
         family: What kind it is.

@@ -7,7 +7,8 @@ image; and, for warps and filters, which no fixed picture imitates, a shift of t
 feature map.
 
 What is not found may still be there: a trigger larger than those looked for, one that only some
-images carry to the target, or one that is none of these three.
+images carry to the target, or one that is none of these three. How often that is so, and how often
+a clean model is accused, was tried on small models (docs/results/inspection.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +37,12 @@ from sanitizer.report.model import (
 SEARCHED_IMAGES = 1000
 """At most: a batch is drawn of them for each step."""
 
-SUSPICIOUS_RATE = 0.5
-"""How many more images than without it a change must lead to its class to count as a finding."""
+SUSPICIOUS_RATE = 0.6
+"""How many more images than without it a change must lead to its class to count as a finding.
+
+Classes of clean development models that stood out came to 0.48, targets of backdoors that did to
+0.67 and more (docs/results/inspection.md).
+"""
 LEAST_DEVIATION = 0.25
 """Of logarithms of sizes: sizes that differ by less than a quarter are alike."""
 DEVIATION = 1.4826

@@ -10,8 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = "1"
 
-SUSPICIOUS_ANOMALY = 3.0
-"""From which anomaly on a class stands out."""
+SUSPICIOUS_ANOMALY = 1.75
+"""From which anomaly on a class stands out.
+
+Chosen on 17 small models (docs/results/inspection.md, split `development`): of changes with enough
+rate, those for the target of a backdoor came to 2.1 and more, others to 1.4 at most.
+"""
+
+FOUND_IN_TRIAL = (13, 20)
+ACCUSED_IN_TRIAL = (0, 20)
+"""Backdoored and clean models with a finding, and how many there were, on other models than the
+threshold was chosen on (split `final`). A test holds them to docs/results/inspection.json."""
 
 
 class ArtifactKind(StrEnum):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from sanitizer.report.model import (
+    ACCUSED_IN_TRIAL,
+    FOUND_IN_TRIAL,
     Decision,
     Durability,
     Evaluation,
@@ -120,6 +122,11 @@ def _told(inspections: Inspections) -> list[str]:
     ]
     sentences.append(f"In the model as it came {_finding(before)}.")
     sentences.append(f"In the sanitized model {_finding(after)}.")
+    (found, backdoored), (accused, clean) = FOUND_IN_TRIAL, ACCUSED_IN_TRIAL
+    sentences.append(
+        f"Tried on small models, the search found something in {found} of {backdoored} with a "
+        f"backdoor and in {accused} of {clean} without; it missed all that bend the image."
+    )
     if not after.suspicious:
         sentences.append(
             "That a search finds nothing is no proof: triggers of other kinds, larger ones, or "

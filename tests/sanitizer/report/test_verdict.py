@@ -1,7 +1,7 @@
 """What a search for triggers, and a retuning, do to a verdict."""
 
 from sanitizer.evaluation.metrics import wilson
-from sanitizer.report.model import Verdict
+from sanitizer.report.model import ACCUSED_IN_TRIAL, FOUND_IN_TRIAL, Verdict
 from sanitizer.report.verdict import decide
 from sanitizer.spec import Policy
 
@@ -98,3 +98,12 @@ def test_a_search_and_a_retuning_are_both_told() -> None:
     assert decision.verdict is Verdict.UNDECIDED
     assert any("Triggers were searched for" in reason for reason in decision.reasons)
     assert any("comes back" in reason for reason in decision.reasons)
+
+
+def test_it_is_said_how_well_such_a_search_did_on_models_of_known_make() -> None:
+    (found, backdoored), (accused, clean) = FOUND_IN_TRIAL, ACCUSED_IN_TRIAL
+    for after in ((), (3,)):
+        decision = decide(POLICY, GOOD, GOOD, build_inspections(after=after))
+        (told,) = (reason for reason in decision.reasons if "Tried on small models" in reason)
+        assert f"in {found} of {backdoored} with a backdoor" in told
+        assert f"in {accused} of {clean} without" in told
