@@ -362,12 +362,13 @@ def _one_cycle(learning_rate: float, epochs: int) -> tuple[Mapping[str, Any], ..
 
 
 _DEFAULT_TEACHER: Mapping[str, Any] = {
-    "phases": _one_cycle(0.02, 8),
+    "phases": _one_cycle(0.05, 11),
+    "batch_size": 256,
     "weight_decay": 5e-4,
     "cutout_size": 0,
 }
-_DEFAULT_STUDENT: Mapping[str, Any] = {**_DEFAULT_TEACHER, "phases": _one_cycle(0.002, 1)}
-_DEFAULT_HARDENING: Mapping[str, Any] = {"rho": 2.0, "perturbation": 9.2}
+_DEFAULT_STUDENT: Mapping[str, Any] = {**_DEFAULT_TEACHER, "phases": _one_cycle(0.005, 1)}
+_DEFAULT_HARDENING: Mapping[str, Any] = {"rho": 2.0}
 
 
 class ArgdConfig(_Method):
@@ -420,6 +421,13 @@ class ArgdConfig(_Method):
     hardening: Hardening = Field(
         default=Hardening.model_validate(_DEFAULT_HARDENING),
         description="Of both, while they are trained.",
+    )
+    label_smoothing: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of each label that is spread over all classes while the teacher is "
+        "trained.",
     )
     classifier_shift: float = Field(
         default=0.0,
@@ -721,6 +729,7 @@ _PAPER_ARGD: Mapping[str, Any] = {
     "hardening": {},
     "node_scale": 1.0,
     "student_from": "suspect",
+    "label_smoothing": 0.0,
 }
 
 PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {

@@ -23,6 +23,7 @@ class FeatureShiftStep(FinetuneStep):
     Args:
         alpha: Of the inner product, 0 or more.
         generator: Where the new classifier comes from.
+        label_smoothing: As of `FinetuneStep`.
 
     Raises:
         InvalidSpec: The network has no classifier that is known.
@@ -35,8 +36,10 @@ class FeatureShiftStep(FinetuneStep):
         generator: torch.Generator,
         precision: torch.dtype = torch.float32,
         group: Group = ALONE,
+        *,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(network, precision, group)
+        super().__init__(network, precision, group, label_smoothing=label_smoothing)
         self.alpha = alpha
         reader = find_classifier(network).reader
         self._weight = reader.weight

@@ -361,13 +361,16 @@ def _hardened_stage(
 
 def _teaching_step(bench: Bench, config: ArgdConfig) -> Step:
     if not config.classifier_shift:
-        return FinetuneStep(bench.teacher, bench.precision, bench.group)
+        return FinetuneStep(
+            bench.teacher, bench.precision, bench.group, label_smoothing=config.label_smoothing
+        )
     return FeatureShiftStep(
         bench.teacher,
         config.classifier_shift,
         make_generator(bench.seed, Stage.TEACHER, "classifier"),
         bench.precision,
         bench.group,
+        label_smoothing=config.label_smoothing,
     )
 
 

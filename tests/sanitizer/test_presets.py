@@ -49,24 +49,23 @@ def test_argd_that_names_no_preset_is_the_default_and_does_no_more_work_than_the
     assert default.preset == "default"
     assert default.hardening.is_on
     passes = [sum(w.passes * w.epochs for w in training_work(m, 1)) for m in (default, paper)]
-    assert passes[0] < passes[1]
+    assert passes[0] <= passes[1]
 
 
 def test_one_setting_of_the_hardening_is_changed_alone() -> None:
-    config = METHOD_ADAPTER.validate_python({"name": "argd", "hardening": {"rho": 1}})
+    asked = {"name": "argd", "hardening": {"perturbation": 9}}
+    config = METHOD_ADAPTER.validate_python(asked)
     assert isinstance(config, ArgdConfig)
-    assert config.hardening.rho == 1
-    assert config.hardening.perturbation == ArgdConfig().hardening.perturbation
-    published = {"name": "argd", "preset": "paper", "hardening": {"rho": 1}}
-    config = METHOD_ADAPTER.validate_python(published)
+    assert (config.hardening.perturbation, config.hardening.rho) == (9, 2)
+    config = METHOD_ADAPTER.validate_python(asked | {"preset": "paper"})
     assert isinstance(config, ArgdConfig)
-    assert config.hardening.perturbation == 0
+    assert (config.hardening.perturbation, config.hardening.rho) == (9, 0)
 
 
 def test_one_cycle_rises_and_falls_by_epoch() -> None:
     rates = [phase.learning_rate for phase in ArgdConfig().teacher.phases]
-    assert rates == [*sorted(rates[:2]), *sorted(rates[2:], reverse=True)]
-    assert 0.015 < max(rates) <= 0.02
+    assert rates == [*sorted(rates[:3]), *sorted(rates[3:], reverse=True)]
+    assert 0.04 < max(rates) <= 0.05
     assert rates[-1] < 0.0015
 
 
