@@ -218,7 +218,7 @@ class _Loader:
         return image_set
 
     def _check_taps(self, taps: int) -> None:
-        method: MethodConfig | None = self.spec.method
+        method: MethodConfig = self.spec.method
         if isinstance(method, AutoConfig):
             method = method.argd
         chosen = getattr(method, "taps", None)

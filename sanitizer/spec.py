@@ -362,13 +362,18 @@ def _one_cycle(learning_rate: float, epochs: int) -> tuple[Mapping[str, Any], ..
 
 
 _DEFAULT_TEACHER: Mapping[str, Any] = {
-    "phases": _one_cycle(0.05, 11),
+    "phases": _one_cycle(0.05, 7),
     "batch_size": 256,
     "weight_decay": 5e-4,
     "cutout_size": 0,
 }
-_DEFAULT_STUDENT: Mapping[str, Any] = {**_DEFAULT_TEACHER, "phases": _one_cycle(0.005, 1)}
-_DEFAULT_HARDENING: Mapping[str, Any] = {"rho": 2.0}
+_DEFAULT_STUDENT: Mapping[str, Any] = {
+    **_DEFAULT_TEACHER,
+    # Down only: it starts where the teacher stopped.
+    "phases": ({"epochs": 1, "learning_rate": 0.017}, {"epochs": 1, "learning_rate": 0.003}),
+}
+_DEFAULT_HARDENING: Mapping[str, Any] = {"rho": 2.0, "perturbation": 9.2}
+_DEFAULT_STUDENT_HARDENING: Mapping[str, Any] = {"rho": 2.0}
 
 
 class ArgdConfig(_Method):
@@ -420,14 +425,16 @@ class ArgdConfig(_Method):
     )
     hardening: Hardening = Field(
         default=Hardening.model_validate(_DEFAULT_HARDENING),
-        description="Of both, while they are trained.",
+        description="Of the teacher, while it is trained.",
+    )
+    student_hardening: Hardening = Field(
+        default=Hardening.model_validate(_DEFAULT_STUDENT_HARDENING), description="Of the student."
     )
     label_smoothing: float = Field(
         default=0.1,
         ge=0,
         lt=1,
-        description="Share of each label that is spread over all classes while the teacher is "
-        "trained.",
+        description="Share of each label that is spread over all classes while they are trained.",
     )
     classifier_shift: float = Field(
         default=0.0,
@@ -727,6 +734,7 @@ _PAPER_ARGD: Mapping[str, Any] = {
     "teacher": {},
     "student": {},
     "hardening": {},
+    "student_hardening": {},
     "node_scale": 1.0,
     "student_from": "suspect",
     "label_smoothing": 0.0,
@@ -751,6 +759,7 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "teacher": _DEFAULT_TEACHER,
         "student": _DEFAULT_STUDENT,
         "hardening": _DEFAULT_HARDENING,
+        "student_hardening": _DEFAULT_STUDENT_HARDENING,
     },
     ("auto", Preset.DEFAULT): {"ft_sam": _AUTO_FT_SAM, "fst": _AUTO_FST},
     ("fine_pruning", Preset.FAST): {"training": _FAST},
@@ -792,31 +801,38 @@ class AutoConfig(_Method):
         "through. The first is tried in any case; of the others those that would take longer are "
         "left out, which the report says. Null: all are tried.",
     )
-    argd: ArgdConfig | None = Field(
-        default=ArgdConfig(), description="Tried first. Null: not at all; likewise below."
+    methods: Annotated[
+        tuple[Literal["argd", "ft_sam", "fst"], ...], Field(min_length=1, max_length=3)
+    ] = Field(
+        default=("argd", "ft_sam", "fst"),
+        description="What is tried, in this order. Of two that chance may tell apart the first is "
+        "kept.",
     )
-    ft_sam: FtSamConfig | None = Field(
+    argd: ArgdConfig = Field(default=ArgdConfig(), description="Its settings; likewise below.")
+    ft_sam: FtSamConfig = Field(
         default=FtSamConfig.model_validate(_AUTO_FT_SAM),
         description="Keeps the most accuracy on most models.",
     )
-    fst: FstConfig | None = Field(
+    fst: FstConfig = Field(
         default=FstConfig.model_validate(_AUTO_FST),
         description="Removes what the others leave where poisoned images have their right label. "
         "Passed over where a network has no classifier that is known.",
     )
 
+    @field_validator("methods")
+    @classmethod
+    def _each_once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        # No two of them have a stage of the same name: figures are told apart by their stage.
+        if len(set(methods)) != len(methods):
+            raise ValueError(f"each method is tried once, got {', '.join(methods)}")
+        return methods
+
     @property
     def tries(self) -> tuple[SingleMethodConfig, ...]:
-        """The methods, in their order."""
-        # No two of them have a stage of the same name: figures are told apart by their stage.
-        asked = (self.argd, self.ft_sam, self.fst)
-        return tuple(config for config in asked if config is not None)
-
-    @model_validator(mode="after")
-    def _something_to_try(self) -> Self:
-        if not self.tries:
-            raise ValueError("argd, ft_sam and fst are all null; leave at least one to try")
-        return self
+        """The methods with their settings, in their order."""
+        settings: Mapping[str, SingleMethodConfig]
+        settings = {"argd": self.argd, "ft_sam": self.ft_sam, "fst": self.fst}
+        return tuple(settings[name] for name in self.methods)
 
 
 MethodConfig = Annotated[SingleMethodConfig | AutoConfig, Field(discriminator="name")]

@@ -313,9 +313,9 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
                 _work(Stage.TEACHER, method.teacher, images, FINETUNING_PASSES),
                 _work(Stage.DISTIL, method.student, images, NAD_PASSES),
             )
-        case ArgdConfig(hardening=hardening):
-            teaching = hardened_passes(FINETUNING_PASSES, hardening)
-            distilling = hardened_passes(ARGD_PASSES, hardening)
+        case ArgdConfig():
+            teaching = hardened_passes(FINETUNING_PASSES, method.hardening)
+            distilling = hardened_passes(ARGD_PASSES, method.student_hardening)
             return (
                 _work(Stage.TEACHER, method.teacher, images, teaching),
                 _work(Stage.DISTIL, method.student, images, distilling),

@@ -24,6 +24,7 @@ class DistillationStep(Step):
         points: Where both are tapped.
         precision: What both compute in.
         group: Who shares each batch.
+        label_smoothing: Share of each label that is spread over all classes, in [0, 1).
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class DistillationStep(Step):
         points: Sequence[TapPoint],
         precision: torch.dtype = torch.float32,
         group: Group = ALONE,
+        *,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(student, precision, group)
+        self.label_smoothing = label_smoothing
         self.student = student
         self.teacher = FrozenTeacher(teacher, precision)
         self.points = tuple(points)
@@ -71,7 +75,9 @@ class DistillationStep(Step):
         return StepOutput(
             logits,
             {
-                "cross_entropy": functional.cross_entropy(logits, labels),
+                "cross_entropy": functional.cross_entropy(
+                    logits, labels, label_smoothing=self.label_smoothing
+                ),
                 **self.align(student, teacher),
             },
         )

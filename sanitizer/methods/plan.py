@@ -52,6 +52,7 @@ from sanitizer.spec import (
     FinetuneConfig,
     FstConfig,
     FtSamConfig,
+    Hardening,
     IBauConfig,
     McrConfig,
     MethodConfig,
@@ -166,10 +167,24 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
             )
         case ArgdConfig():
             return (
-                _hardened_stage(
-                    config, Stage.TEACHER, "teacher", _teaching_step, FINETUNING_PASSES
+                TrainingStage(
+                    Stage.TEACHER,
+                    "teacher",
+                    config.teacher,
+                    lambda bench: _hardened(
+                        _teaching_step(bench, config), config.hardening, bench, Stage.TEACHER
+                    ),
+                    relative_cost=hardened_passes(FINETUNING_PASSES, config.hardening),
                 ),
-                _hardened_stage(config, Stage.DISTIL, "student", _argd_step, ARGD_PASSES),
+                TrainingStage(
+                    Stage.DISTIL,
+                    "student",
+                    config.student,
+                    lambda bench: _hardened(
+                        _argd_step(bench, config), config.student_hardening, bench, Stage.DISTIL
+                    ),
+                    relative_cost=hardened_passes(ARGD_PASSES, config.student_hardening),
+                ),
             )
         case FinePruningConfig():
             return (
@@ -331,32 +346,10 @@ def _leave_curve(step: Step, config: McrConfig) -> None:
     step.network.leave(config.position)
 
 
-def _hardened_stage(
-    config: ArgdConfig,
-    stage: Stage,
-    trains: Role,
-    make_step: Callable[[Bench, ArgdConfig], Step],
-    passes: float,
-) -> TrainingStage:
-    """A stage of ARGD, hardened if the config says so.
-
-    Args:
-        passes: Work per image without that.
-    """
-
-    def make(bench: Bench) -> Step:
-        step = make_step(bench, config)
-        if not config.hardening.is_on:
-            return step
-        return HardenedStep(step, config.hardening, (bench.seed, stage, "perturbation"))
-
-    return TrainingStage(
-        stage,
-        trains,
-        getattr(config, trains),
-        make,
-        relative_cost=hardened_passes(passes, config.hardening),
-    )
+def _hardened(step: Step, hardening: Hardening, bench: Bench, stage: Stage) -> Step:
+    if not hardening.is_on:
+        return step
+    return HardenedStep(step, hardening, (bench.seed, stage, "perturbation"))
 
 
 def _teaching_step(bench: Bench, config: ArgdConfig) -> Step:

@@ -315,14 +315,17 @@ def test_what_is_kept_is_what_its_method_made_alone_of_the_same_images(
     learns = {**QUICK_TRAINING, "phases": [{"epochs": 8, "learning_rate": 0.1}], "batch_size": 16}
     alone = {
         "name": "auto",
-        "argd": None,
+        "methods": ["ft_sam"],
         "ft_sam": {"training": learns, "rho": 0.05},
-        "fst": None,
     }
     single, _ = run(write_spec(tmp_path / "in", method=alone), tmp_path / "alone")
     # One that learns nothing comes first: what it did must leave no trace.
     idle = {"phases": [{"epochs": 1, "learning_rate": 1e-9}]}
-    first = {**alone, "argd": {"teacher": idle, "student": idle}}
+    first = {
+        **alone,
+        "methods": ["argd", "ft_sam"],
+        "argd": {"teacher": idle, "student": idle},
+    }
     both, _ = run(write_spec(tmp_path / "in", method=first), tmp_path / "both")
     assert both.tries is not None
     assert [each.outcome for each in both.tries] == [TryOutcome.DROPPED, TryOutcome.KEPT]

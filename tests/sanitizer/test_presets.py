@@ -2,7 +2,15 @@ import pytest
 from pydantic import ValidationError
 
 from sanitizer.cost.workload import training_work
-from sanitizer.spec import METHOD_ADAPTER, PRESETS, ArgdConfig, FtSamConfig, Training
+from sanitizer.spec import (
+    METHOD_ADAPTER,
+    PRESETS,
+    ArgdConfig,
+    AutoConfig,
+    FtSamConfig,
+    Preset,
+    Training,
+)
 
 
 @pytest.mark.parametrize(("name", "preset"), sorted(PRESETS))
@@ -53,20 +61,22 @@ def test_argd_that_names_no_preset_is_the_default_and_does_no_more_work_than_the
 
 
 def test_one_setting_of_the_hardening_is_changed_alone() -> None:
-    asked = {"name": "argd", "hardening": {"perturbation": 9}}
+    asked = {"name": "argd", "hardening": {"perturbation": 3}}
     config = METHOD_ADAPTER.validate_python(asked)
     assert isinstance(config, ArgdConfig)
-    assert (config.hardening.perturbation, config.hardening.rho) == (9, 2)
+    assert (config.hardening.perturbation, config.hardening.rho) == (3, 2)
+    assert (config.student_hardening.perturbation, config.student_hardening.rho) == (0, 2)
     config = METHOD_ADAPTER.validate_python(asked | {"preset": "paper"})
     assert isinstance(config, ArgdConfig)
-    assert (config.hardening.perturbation, config.hardening.rho) == (9, 0)
+    assert (config.hardening.perturbation, config.hardening.rho) == (3, 0)
+    assert not config.student_hardening.is_on
 
 
 def test_one_cycle_rises_and_falls_by_epoch() -> None:
     rates = [phase.learning_rate for phase in ArgdConfig().teacher.phases]
-    assert rates == [*sorted(rates[:3]), *sorted(rates[3:], reverse=True)]
+    assert rates == [*sorted(rates[:2]), *sorted(rates[2:], reverse=True)]
     assert 0.04 < max(rates) <= 0.05
-    assert rates[-1] < 0.0015
+    assert rates[-1] < 0.002
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in PRESETS}))
@@ -98,3 +108,21 @@ def test_the_cosine_falls_from_the_learning_rate_to_next_to_nothing() -> None:
 def test_a_preset_that_a_method_has_not_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="preset"):
         METHOD_ADAPTER.validate_python({"name": name, "preset": "default"})
+
+
+def test_a_setting_of_a_tried_method_is_changed_alone() -> None:
+    config = METHOD_ADAPTER.validate_python({"name": "auto", "ft_sam": {"rho": 1}})
+    assert isinstance(config, AutoConfig)
+    assert config.ft_sam.rho == 1
+    assert config.ft_sam.preset is Preset.FAST
+    assert [each.name for each in config.tries] == ["argd", "ft_sam", "fst"]
+    assert config.argd == ArgdConfig()
+    backwards = METHOD_ADAPTER.validate_python({"name": "auto", "methods": ["fst", "argd"]})
+    assert isinstance(backwards, AutoConfig)
+    assert [each.name for each in backwards.tries] == ["fst", "argd"]
+
+
+@pytest.mark.parametrize("methods", [[], ["argd", "argd"], ["clp"]])
+def test_what_cannot_be_tried_is_refused(methods: list[str]) -> None:
+    with pytest.raises(ValidationError, match="methods"):
+        METHOD_ADAPTER.validate_python({"name": "auto", "methods": methods})

@@ -29,7 +29,14 @@ class ArgdStep(DistillationStep):
         precision: torch.dtype = torch.float32,
         group: Group = ALONE,
     ) -> None:
-        super().__init__(student, teacher, chosen(points, config.taps), precision, group)
+        super().__init__(
+            student,
+            teacher,
+            chosen(points, config.taps),
+            precision,
+            group,
+            label_smoothing=config.label_smoothing,
+        )
         taps = len(self.points)
         self.config = config
         weights = weights_per_tap(config.node_weights, NODE_WEIGHTS, taps)

@@ -39,7 +39,7 @@ from tests.sanitizer.report.builders import build_durability
         NadConfig(),
         ArgdConfig(),
         ArgdConfig(preset=Preset.PAPER),
-        ArgdConfig(hardening=Hardening(rho=2)),
+        ArgdConfig(student_hardening=Hardening(rho=2, perturbation=3)),
         ArgdConfig(hardening=Hardening(perturbation=9, perturbed_share=0.5)),
         FinePruningConfig(),
         AnpConfig(),

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -5,7 +7,9 @@ from torch.nn import functional
 
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.hardening import ASCENT, HardenedStep, no_statistics
-from sanitizer.spec import Hardening
+from sanitizer.methods.plan import Bench, TrainingStage, plan
+from sanitizer.networks.taps import find_taps
+from sanitizer.spec import ArgdConfig, Hardening
 from tests.sanitizer.methods import runs
 from tests.sanitizer.methods.networks import batch, in_doubles, share_right, trained
 
@@ -22,6 +26,7 @@ METHOD = {
     "node_weights": [20, 50, 20],
     "student_from": "teacher",
     "hardening": {"rho": 0.5, "perturbation": 20},
+    "student_hardening": {"rho": 0.5, "perturbation": 20},
 }
 BOUND = 20 / 255
 
@@ -130,3 +135,17 @@ def test_run_that_is_killed_ends_in_the_same_bits(die_after: int) -> None:
     killed, again = runs.run(METHOD, trained(), die_after=die_after)
     assert runs.same(whole, killed)
     assert figures == again
+
+
+def test_labels_are_smoothed_for_teacher_and_student_alike() -> None:
+    config = ArgdConfig(label_smoothing=0.2, hardening=Hardening(), student_hardening=Hardening())
+    images, labels = batch()
+    student, teacher = in_doubles(0), in_doubles(1)
+    bench = Bench(student, teacher, find_taps(deepcopy(student), "wrn-10-1", (8, 8), 1), seed=0)
+    for stage in plan(config):
+        assert isinstance(stage, TrainingStage)
+        step = stage.make_step(bench)
+        with step.attached():
+            losses = step(images, labels).losses
+        expected = functional.cross_entropy(step.network(images), labels, label_smoothing=0.2)
+        torch.testing.assert_close(losses["cross_entropy"], expected)

@@ -49,6 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "teacher": TRAINING,
         "student": TRAINING,
         "hardening": {"rho": 0.5, "perturbation": 20, "perturbed_share": 0.3},
+        "student_hardening": {"rho": 0.5, "perturbation": 20, "perturbed_share": 0.3},
         "classifier_shift": 0.01,
     },
     "fine_pruning": {"name": "fine_pruning", "training": TRAINING},

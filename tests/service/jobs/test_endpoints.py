@@ -84,10 +84,10 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
     assert answer.status_code == 202
     body = answer.json()
     path = f"/v1/jobs/{body['id']}"
-    rates = [0.0048, 0.0128, 0.02, 0.0182, 0.0138, 0.00832, 0.00334, 0.000391]
+    rates = [0.0134, 0.0363, 0.0492, 0.0406, 0.0258, 0.0107, 0.00127]
     one_cycle = [{"epochs": 1, "learning_rate": rate} for rate in rates]
     training = {
-        "batch_size": 64,
+        "batch_size": 256,
         "optimizer": "sgd",
         "momentum": 0.9,
         "weight_decay": 0.0005,
@@ -142,7 +142,10 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
                 "teacher": {**training, "phases": one_cycle},
                 "student": {
                     **training,
-                    "phases": [{"epochs": 1, "learning_rate": 0.00162}],
+                    "phases": [
+                        {"epochs": 1, "learning_rate": 0.017},
+                        {"epochs": 1, "learning_rate": 0.003},
+                    ],
                 },
                 "node_weights": None,
                 "node_scale": 0.1,
@@ -158,6 +161,13 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
                     "perturbed_share": 0.25,
                     "perturbed_weight": 0.25,
                 },
+                "student_hardening": {
+                    "rho": 2.0,
+                    "perturbation": 0.0,
+                    "perturbed_share": 0.25,
+                    "perturbed_weight": 0.25,
+                },
+                "label_smoothing": 0.1,
                 "classifier_shift": 0.0,
             },
             "probes": [PATCH],
