@@ -132,7 +132,7 @@ class TestSpeed:
             tenant = add_tenant(session)
             report = finish(session, tenant)
             finish(session, add_tenant(session, "globex"), seconds=1000.0)
-            found = ask(session, tenant, settings)
+            found = ask(session, tenant, settings, method=report.method)
         assert found.basis is EstimateBasis.OWN_JOBS
         assert found.explanation == [
             "From what 1 of your finished jobs took with a wrn-16-1 on the same kind of device."
