@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from sanitizer.choice import Tried, records_of
 from sanitizer.report.model import Report, StageRecord, StageSpeed, Verdict, WarningRecord
 from sanitizer.report.plots import plot_before_after
 from sanitizer.report.render import render_page
@@ -230,3 +231,18 @@ def test_a_report_without_retuning_says_that_none_was_made() -> None:
     text = Page(render_page(build_report(), {})).text
     assert "Trained further" not in text
     assert "ask for it with durability" in text
+
+
+def test_every_method_that_was_tried_is_told_with_why_it_was_kept_or_not() -> None:
+    tried = [
+        Tried("argd", right=[True] * 200 + [False] * 50, residual=0.3, images=225, target=3),
+        Tried("ft_sam", right=[True] * 210 + [False] * 40, residual=0.02, images=225, target=1),
+        Tried("fst", left_out="It would have taken about 90 s more; of 60 s 12 were left."),
+    ]
+    report = build_report().model_copy(update={"tries": records_of(tried)})
+    page = Page(render_page(report, {}))
+    assert "Methods that were tried" in page.text
+    assert "argd dropped 80.00%" in page.text
+    assert "ft_sam kept 84.00%" in page.text
+    assert "fst left out none none none It would have taken about 90 s more" in page.text
+    assert "Methods that were tried" not in Page(render_page(build_report(), {})).text
