@@ -186,8 +186,8 @@ def test_worker_whose_acknowledgement_was_lost_takes_the_next_job(
         network.cut()
         allow(first)
         workers.wait_until(lambda: _has_status(bench, first, JobStatus.SUCCEEDED))
-        # Celery says so within a second, as a rule; on a busy machine it may not have come to it, or
-        # have lost the connection another way. What counts is that the next job is taken.
+        # Celery says so within a second, as a rule; on a busy machine it may not have come to it,
+        # or have lost the connection another way. What counts is that the next job is taken.
         deadline = time.monotonic() + 20
         while "Couldn't ack" not in workers.read_logs() and time.monotonic() < deadline:
             time.sleep(0.1)
