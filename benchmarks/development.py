@@ -8,7 +8,8 @@ not opened. Development victims are trained as those are, from first weights on,
 40,000 images of the training file; clean images are drawn from these, as the table's are drawn from
 all, and the last 5,000 of the file, which no development victim has seen, are measured on.
 
-What is there is not made again. Several processes, each with other `--victims`, share the folder.
+What is there is not made again. Several processes, each with other victims (`--only`), share the
+folder.
 """
 
 import argparse
@@ -189,7 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing, and prints a table as it grows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--victims", type=Path, default=Path("benchmarks/victims"))
     parser.add_argument("--work", type=Path, default=Path("var/development"))
     names = [TWIN, *ATTACKS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)

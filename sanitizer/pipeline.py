@@ -376,8 +376,7 @@ class _Run:
                 for stage in plan(method):
                     self.progress.add(stage.stage, self._stage_work(stage))
             else:
-                self._run_method(method)
-                tried = self._judge(method)
+                tried = self._try(method)
             self.state.tried.append(tried)
             if not tried.left_out and best_of(self.state.tried) is tried:
                 self.state.kept = {
@@ -386,6 +385,21 @@ class _Run:
             self.state.networks = {}
             self._save(None)
         self._choose()
+
+    def _try(self, method: SingleMethodConfig) -> Tried:
+        """Runs one of several methods; one that diverges is not the end of the run.
+
+        Raises:
+            TrainingDiverged: It is the last, and none before it is through.
+        """
+        try:
+            self._run_method(method)
+        except TrainingDiverged as error:
+            if method is self.tries[-1] and all(each.left_out for each in self.state.tried):
+                raise
+            self.state.epochs = []
+            return Tried(method.name, left_out=str(error))
+        return self._judge(method)
 
     def _run_method(self, method: SingleMethodConfig) -> None:
         """Does to the network what the method does, from where the state stands."""

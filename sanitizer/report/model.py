@@ -162,7 +162,8 @@ class Inspections(_Part):
 
 
 class TryOutcome(StrEnum):
-    """What became of a method that was to be tried."""
+    """What became of a method that was to be tried; `left_out`: there is nothing to compare, since
+    it was not run or diverged."""
 
     KEPT = "kept"
     DROPPED = "dropped"

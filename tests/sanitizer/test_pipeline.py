@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sanitizer.cost.workload import Spent, Workload
-from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage
+from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage, TrainingDiverged
 from sanitizer.events import Event, MetricEvent, ProgressEvent, ResultEvent, StageEvent, parse
 from sanitizer.pipeline import sanitize
 from sanitizer.report.artifacts import result_name
@@ -330,6 +330,22 @@ def test_what_is_kept_is_what_its_method_made_alone_of_the_same_images(
     assert both.tries is not None
     assert [each.outcome for each in both.tries] == [TryOutcome.DROPPED, TryOutcome.KEPT]
     assert both.output.sha256 == single.output.sha256
+
+
+def test_a_method_that_diverges_costs_its_own_result_and_not_the_others(tmp_path: Path) -> None:
+    wild = {**QUICK_TRAINING, "phases": [{"epochs": 2, "learning_rate": 10}], "weight_decay": 1}
+    learns = {"training": QUICK_TRAINING}
+    method = {"name": "auto", "methods": ["fst", "ft_sam"], "ft_sam": learns}
+    method["fst"] = {"training": wild, "alpha": 100}
+    with pytest.MonkeyPatch.context() as patch:
+        search_briefly(patch)
+        report, _ = run(write_spec(tmp_path / "in", method=method), tmp_path / "out")
+        assert report.tries is not None
+        assert [each.outcome for each in report.tries] == [TryOutcome.LEFT_OUT, TryOutcome.KEPT]
+        assert "diverged" in report.tries[0].reason
+        alone = {**method, "methods": ["fst"]}
+        with pytest.raises(TrainingDiverged):
+            run(write_spec(tmp_path / "in", method=alone), tmp_path / "alone")
 
 
 def test_methods_that_would_take_too_long_are_left_out(
