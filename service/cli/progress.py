@@ -26,7 +26,15 @@ from service.cli.terminal import duration, plain, share, stderr
 from service.cli.uploading import OnBytes
 
 _SHARES = ("accuracy", "train_accuracy", "retuned_accuracy")
-_RATES = ("asr.", "ra.", "retuned_asr.", "poisoned_asr.", "control_asr.")
+_RATES = (
+    "asr.",
+    "ra.",
+    "retuned_asr.",
+    "poisoned_asr.",
+    "control_asr.",
+    "accuracy.",
+    "residual.",
+)
 
 
 class Pace:

@@ -104,3 +104,11 @@ def test_a_search_for_triggers_is_told_by_its_strongest_class() -> None:
     values = {"estimated_asr.0": 0.04, "estimated_asr.3": 0.98, "anomaly": 4.51}
     view.feed("metric", {"stage": "inspect", "epoch": None, "values": values}, at(1))
     assert file.getvalue() == "inspect: estimated_asr.3 98.00%, the highest  anomaly 4.5\n"
+
+
+def test_a_choice_between_methods_is_told_by_what_it_went_by() -> None:
+    file = io.StringIO()
+    view = view_into(file, terminal=False)
+    values = {"accuracy.argd": 0.84, "residual.argd": 0.02}
+    view.feed("metric", {"stage": "choose", "epoch": None, "values": values}, at(1))
+    assert file.getvalue() == "choose: accuracy.argd 84.00%  residual.argd 2.00%\n"
