@@ -85,8 +85,16 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "paper": {"preset": "paper"},
     "no worse weights": {"hardening": {"rho": 0}, "student_hardening": {"rho": 0}},
-    "no perturbation": {"hardening": {"perturbation": 0}},
-    "student perturbed": {"student_hardening": {"perturbation": 9.2}},
+    "no random triggers": {
+        "hardening": {"random_triggers": False},
+        "student_hardening": {"random_triggers": False},
+    },
+    "no random triggers for the student": {"student_hardening": {"random_triggers": False}},
+    "a perturbation too": {"hardening": {"perturbation": 9.2}},
+    "a perturbation instead": {
+        "hardening": {"perturbation": 9.2, "random_triggers": False},
+        "student_hardening": {"random_triggers": False},
+    },
     "student not hardened": {"student_hardening": {"rho": 0}},
     "no smoothing": {"label_smoothing": 0},
     "small batches": {"teacher": {"batch_size": 64}, "student": {"batch_size": 64}},

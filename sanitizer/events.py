@@ -16,12 +16,13 @@ from sanitizer.report.model import ArtifactKind
 class Stage(StrEnum):
     """The stages of a run; the method says which there are between the measurements.
 
-    `inspect` and `reinspect` search for triggers, before and after, and `retune` trains copies of
-    the sanitized model further, where that was asked for. `choose` compares what several methods
-    made of the model.
+    `screen` looks for images among the clean ones that carry a trigger. `inspect` and `reinspect`
+    search for triggers, before and after, and `retune` trains copies of the sanitized model
+    further, where that was asked for. `choose` compares what several methods made of the model.
     """
 
     LOAD = "load"
+    SCREEN = "screen"
     BASELINE = "baseline"
     INSPECT = "inspect"
     TEACHER = "teacher"

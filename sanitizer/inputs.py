@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
 
 import numpy as np
 import torch
@@ -22,13 +21,13 @@ from sanitizer.data.source import (
 )
 from sanitizer.data.splits import draw, hold_out
 from sanitizer.errors import InvalidSpec
-from sanitizer.events import ProgressEvent, Stage
+from sanitizer.events import Stage
 from sanitizer.journal import Journal
 from sanitizer.methods.plan import check_applies
 from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint
 from sanitizer.networks.registry import LoadedNetwork, load_network
 from sanitizer.parallel.group import Group
-from sanitizer.progress import MIN_SECONDS, Emit
+from sanitizer.progress import Preparation
 from sanitizer.randomness import derive_seed
 from sanitizer.report.artifacts import sha256_of
 from sanitizer.report.model import DataRecord, ModelFile, ModelRecord
@@ -59,6 +58,30 @@ class Inputs:
     """[N, C, H, W], uint8: evaluation images whose class is not the first probe's target."""
     example_labels: Tensor
     triggers: tuple[Trigger, ...]
+
+    def without(
+        self, clean: NDArray[np.int64], evaluation: NDArray[np.int64], spec: SanitizeSpec
+    ) -> "Inputs":
+        """The same but for some images.
+
+        Args:
+            clean: Places of those that go, among the clean images.
+            evaluation: Likewise, among those that are measured on.
+            spec: Of the run.
+        """
+        trained_on, measured_on = _without(self.clean, clean), _without(self.evaluation, evaluation)
+        curve, examples, example_labels = _looked_at(measured_on, self.triggers, spec)
+        classes = self.suspect.num_classes
+        return replace(
+            self,
+            clean=trained_on,
+            clean_record=_counted(self.clean_record, trained_on, classes),
+            evaluation=measured_on,
+            evaluation_record=_counted(self.evaluation_record, measured_on, classes),
+            curve=curve,
+            examples=examples,
+            example_labels=example_labels,
+        )
 
     def model_record(self) -> ModelRecord:
         """What the report says of the model."""
@@ -142,14 +165,10 @@ class _Loader:
             )
         clean = self._decode(clean_source, indices, suspect, "clean")
         evaluation = self._decode(evaluation_source, evaluation_indices, suspect, "evaluation")
-        clean_digests = clean.digests(_LoadProgress(self.journal.emit))
-        evaluation_digests = evaluation.digests(_LoadProgress(self.journal.emit))
+        clean_digests = clean.digests(Preparation(self.journal.emit, Stage.LOAD))
+        evaluation_digests = evaluation.digests(Preparation(self.journal.emit, Stage.LOAD))
         self._warn_of_overlap(clean_digests, evaluation_digests)
-        curve = None
-        if spec.curve_images:
-            amount = min(spec.curve_images, len(evaluation.labels))
-            curve = evaluation.subset(draw(evaluation.labels, amount, spec.seed))
-        examples, example_labels = _choose_examples(evaluation, triggers)
+        curve, examples, example_labels = _looked_at(evaluation, triggers, spec)
         held_out = spec.evaluation_data is None
         return Inputs(
             checkpoint=checkpoint,
@@ -205,7 +224,7 @@ class _Loader:
                 input_size=suspect.input_size,
                 channels=suspect.channels,
                 folder=self.work / name,
-                on_progress=_LoadProgress(self.journal.emit),
+                on_progress=Preparation(self.journal.emit, Stage.LOAD),
                 threads=self.spec.threads,
             )
         if image_set.resized:
@@ -250,23 +269,32 @@ class _Loader:
             )
 
 
-class _LoadProgress:
-    """Tells how many images are decoded, a few times a second."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
-        self._told = monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if monotonic() - self._told >= MIN_SECONDS:
-            self._told = monotonic()
-            self._emit(ProgressEvent(stage=Stage.LOAD, fraction=0, step=done, steps=total))
-
-
 def _digest(image_set: ImageSet, digests: Digests) -> str:
     digest = hashlib.sha256(np.asarray(image_set.labels).tobytes())
     digest.update(digests.tobytes())
     return digest.hexdigest()
+
+
+def _without(images: ImageSet, places: NDArray[np.int64]) -> ImageSet:
+    if not len(places):
+        return images
+    return images.subset(np.delete(np.arange(len(images), dtype=np.int64), places))
+
+
+def _counted(record: DataRecord, images: ImageSet, num_classes: int) -> DataRecord:
+    counts = {"images": len(images), "per_class": images.class_counts(num_classes)}
+    return record.model_copy(update=counts)
+
+
+def _looked_at(
+    evaluation: ImageSet, triggers: Sequence[Trigger], spec: SanitizeSpec
+) -> tuple[ImageSet | None, Tensor, Tensor]:
+    """Images of the curves, and of the pictures of examples with their labels."""
+    curve = None
+    if spec.curve_images:
+        amount = min(spec.curve_images, len(evaluation.labels))
+        curve = evaluation.subset(draw(evaluation.labels, amount, spec.seed))
+    return curve, *_choose_examples(evaluation, triggers)
 
 
 def _choose_examples(evaluation: ImageSet, triggers: Sequence[Trigger]) -> tuple[Tensor, Tensor]:

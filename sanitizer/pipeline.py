@@ -19,15 +19,11 @@ from sanitizer.choice import Tried, best_of, records_of, worst_of
 from sanitizer.compute import choose_device, choose_precision, device_name, prepare
 from sanitizer.cost.measured import measure_cost
 from sanitizer.cost.workload import (
-    FINETUNING_PASSES,
     RATED_IMAGES,
     RETUNED_IMAGES,
-    RETUNING_EPOCHS,
     RETUNING_RATE,
     SEARCH_FAMILIES,
     inspection_passes,
-    retuned_evaluated,
-    retunings,
 )
 from sanitizer.data.image_set import ImageSet
 from sanitizer.data.loader import Batches
@@ -60,7 +56,8 @@ from sanitizer.methods.plan import (
 )
 from sanitizer.networks.checkpoints import read_checkpoint, write_checkpoint
 from sanitizer.parallel.group import ALONE, Group
-from sanitizer.progress import Emit, Progress
+from sanitizer.planned import PlannedWork
+from sanitizer.progress import Emit, Preparation, Progress
 from sanitizer.randomness import derive_seed
 from sanitizer.report.artifacts import (
     model_artifact,
@@ -81,6 +78,7 @@ from sanitizer.report.model import (
 )
 from sanitizer.report.verdict import decide
 from sanitizer.run_state import CheckpointDamaged, RunState
+from sanitizer.screened import Screened, screen
 from sanitizer.spec import AutoConfig, SanitizeSpec, SingleMethodConfig
 
 Digests = NDArray[np.uint8]
@@ -161,12 +159,17 @@ class _Run:
             self.journal.warn(
                 "resumed", "The run was interrupted and goes on from its last checkpoint."
             )
-        self.progress = Progress(self.journal.emit, self._planned_work(), self._done_work())
-        self._record(Stage.LOAD, monotonic() - self.begun)
-
         self.network = self.inputs.suspect.network.to(self.device)
         # Convolutions are a quarter faster with channels last, on CPUs as well as on GPUs.
         self.network.to(memory_format=torch.channels_last)
+        self._record(Stage.LOAD, monotonic() - self.begun)
+        self.screened = self._screen() if self.spec.screen else None
+        clean, _ = self._clean_images
+        searches = 2 if self.spec.inspect else int(self.chooses)
+        self.work_planned = PlannedWork(self.spec, self.inputs, len(clean), self.tries, searches)
+        self.progress = Progress(
+            self.journal.emit, self.work_planned.whole, self.work_planned.done(self.state)
+        )
         if self.state.before is None:
             self._measure_suspect()
         self.found_before: list[Found] = []
@@ -191,6 +194,42 @@ class _Run:
         except CheckpointDamaged as error:
             self.journal.warn("checkpoint_damaged", f"{error} The run starts over.")
             return None
+
+    # --- Screen ------------------------------------------------------------------------------
+
+    def _screen(self) -> Screened:
+        """Leaves out what carries a trigger, before anything is measured or trained."""
+        screened = Screened.model_validate_json(self.group.from_leader(self._screened))
+        self.loaded = self.inputs
+        self.inputs = screened.applied(self.inputs, self.spec)
+        if warning := screened.warning(self.inputs.clean.class_names):
+            self.journal.warn("triggered_images", warning)
+        return screened
+
+    def _screened(self) -> str:
+        if self.state.screened is not None:
+            return self.state.screened
+        self.journal.begin(Stage.SCREEN, "Looking for images that carry a trigger.")
+        telling = Preparation(self.journal.emit, Stage.SCREEN)
+        images = len(self.inputs.clean)
+        done = 0
+
+        def on_images(count: int) -> None:
+            nonlocal done
+            done += count
+            telling(min(done, images), images)
+
+        screened = screen(self.inputs, self.spec.seed, self.device, on_images)
+        values = {
+            f"left_out.{each.target_class}": each.left_out for each in screened.record.classes
+        }
+        self.journal.emit(
+            MetricEvent(stage=Stage.SCREEN, values={"left_out": screened.record.left_out, **values})
+        )
+        self._record(Stage.SCREEN, screened.record.seconds)
+        self.state.screened = screened.model_dump_json()
+        self._save(None)
+        return self.state.screened
 
     # --- Measure -----------------------------------------------------------------------------
 
@@ -356,12 +395,6 @@ class _Run:
             return hold_out_clean(clean, self.spec.seed)
         return clean, clean.subset(np.empty(0, dtype=np.int64))
 
-    @property
-    def trained_images(self) -> int:
-        """How many images an epoch has."""
-        clean, _ = self._clean_images
-        return len(clean)
-
     def _train(self) -> None:
         if not self.chooses:
             (method,) = self.tries
@@ -374,7 +407,7 @@ class _Run:
             if why:
                 tried = Tried(method.name, left_out=why)
                 for stage in plan(method):
-                    self.progress.add(stage.stage, self._stage_work(stage))
+                    self.progress.add(stage.stage, self.work_planned.of_stage(stage))
             else:
                 tried = self._try(method)
             self.state.tried.append(tried)
@@ -499,11 +532,12 @@ class _Run:
 
     def _train_stage(self, stage: TrainingStage, bench: Bench) -> None:
         clean, _ = self._clean_images
-        images, epochs = len(clean), stage.training.epochs
+        images, seen = len(clean), self.work_planned.epoch_images(stage)
         self.journal.begin(
             stage.stage,
-            f"Training the {stage.subject or stage.trains} on {images} clean images for {epochs} "
-            "epochs.",
+            f"Training the {stage.subject or stage.trains} on {images} clean images for "
+            f"{stage.training.epochs} epochs"
+            + (f" of {seen} images each." if seen > images else "."),
         )
         step = stage.make_step(bench)
         batches = Batches(
@@ -610,7 +644,15 @@ class _Run:
                 )
                 for old, new in zip(before.probes, after.probes, strict=True)
             },
-            decision=decide(self.spec.policy, before, after, inspections, durability),
+            decision=decide(
+                self.spec.policy,
+                before,
+                after,
+                inspections,
+                durability,
+                self.screened.record if self.screened else None,
+            ),
+            screening=self.screened.record if self.screened else None,
             inspections=inspections,
             durability=durability,
             tries=records_of(self.state.tried) if self.chooses else None,
@@ -641,6 +683,7 @@ class _Run:
             plot_durability,
             plot_examples,
             plot_inspection,
+            plot_screening,
         )
 
         pictures = {
@@ -658,6 +701,11 @@ class _Run:
             )
         if report.durability is not None and report.durability.probes:
             pictures["durability.png"] = plot_durability(report.durability)
+        if self.screened is not None and self.screened.record.left_out:
+            pictures["screening.png"] = plot_screening(
+                self.screened.pictured(self.loaded.clean),
+                self.inputs.evaluation.class_names,
+            )
         examples = self._with_first_trigger(self.inputs.examples)
         if len(examples):
             pictures["examples.png"] = plot_examples(
@@ -712,55 +760,6 @@ class _Run:
     def _seconds(self) -> float:
         return round(self.state.seconds + monotonic() - self.begun, 3)
 
-    # --- Planning of the progress bar ----------------------------------------------------------
-
-    def _evaluation_work(self, images: int) -> float:
-        return images * (1 + len(self.inputs.triggers))
-
-    def _curve_work(self) -> float:
-        curve = self.inputs.curve
-        return self._evaluation_work(len(curve.labels)) if curve else 0
-
-    def _stage_work(self, stage: MethodStage) -> float:
-        clean, _ = self._clean_images
-        work = len(clean) * stage.passes
-        if isinstance(stage, TrainingStage):
-            work += stage.training.epochs * self._curve_work()
-        return work
-
-    def _retuning_work(self) -> float:
-        if not self.spec.durability:
-            return 0
-        probes = len(self.spec.probes)
-        trained = len(self.inputs.clean) * RETUNING_EPOCHS * FINETUNING_PASSES * retunings(probes)
-        return trained + retuned_evaluated(len(self.inputs.evaluation), probes)
-
-    def _planned_work(self) -> float:
-        measured = 2 * self._evaluation_work(len(self.inputs.evaluation.labels))
-        searches = 2 if self.spec.inspect else int(self.chooses)
-        measured += searches * inspection_passes(self.inputs.suspect.num_classes)
-        measured += self._retuning_work()
-        return measured + sum(map(self._stage_work, plan(self.spec.method)))
-
-    def _done_work(self) -> float:
-        done = 0.0
-        if self.state.before is not None:
-            done += self._evaluation_work(len(self.inputs.evaluation.labels))
-        searches = sum(map(len, self.state.searches.values()))
-        done += searches * inspection_passes(1) / SEARCH_FAMILIES
-        # One more than are trained: the sanitized model is measured too.
-        copies = 1 + retunings(len(self.spec.probes))
-        done += self._retuning_work() * len(self.state.retuned) / copies
-        finished = {record.stage for record in self.state.finished}
-        left_out = {each.method for each in self.state.tried if each.left_out}
-        for method, stage in ((each, stage) for each in self.tries for stage in plan(each)):
-            if stage.stage in finished or method.name in left_out:
-                done += self._stage_work(stage)
-            elif self.state.loop is not None and isinstance(stage, TrainingStage):
-                done += self._stage_work(stage) * self.state.loop.epoch / stage.training.epochs
-                break
-        return done
-
 
 class _StageHooks(LoopHooks):
     """Turns what the loop tells into events, records and checkpoints."""
@@ -774,7 +773,7 @@ class _StageHooks(LoopHooks):
     def on_step(self, epoch: int, step: int, steps: int) -> None:
         self.run.progress.add(
             self.stage.stage,
-            self.run.trained_images * self.stage.relative_cost / steps,
+            self.run.work_planned.epoch_images(self.stage) * self.stage.relative_cost / steps,
             epoch=epoch + 1,
             epochs=self.stage.training.epochs,
             step=step,

@@ -55,3 +55,23 @@ class Progress:
                 steps=steps,
             )
         )
+
+
+class Preparation:
+    """Tells how many images are prepared, a few times a second, while no work is planned yet.
+
+    Args:
+        emit: Where events go.
+        stage: That prepares.
+    """
+
+    def __init__(self, emit: Emit, stage: Stage) -> None:
+        self._emit = emit
+        self._stage = stage
+        self._told = monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many images of all are through."""
+        if monotonic() - self._told >= MIN_SECONDS:
+            self._told = monotonic()
+            self._emit(ProgressEvent(stage=self._stage, fraction=0, step=done, steps=total))

@@ -30,6 +30,7 @@ class RunState:
         seconds: Spent before this process began.
         curve_seconds: Spent on the figures after each epoch.
         choice_seconds: Spent on comparing what methods made.
+        screened: What became of the screening, once done: a `Screened`, as JSON.
         before: Figures of the suspect model, once measured.
         searches: What searches found, by stage; see `Found.state`.
         inspected: What finished inspections say, by stage.
@@ -48,6 +49,7 @@ class RunState:
     seconds: float = 0.0
     curve_seconds: float = 0.0
     choice_seconds: float = 0.0
+    screened: str | None = None
     before: Evaluation | None = None
     searches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     inspected: dict[str, Inspection] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class RunState:
             "seconds": self.seconds,
             "curve_seconds": self.curve_seconds,
             "choice_seconds": self.choice_seconds,
+            "screened": self.screened,
             "before": self.before and self.before.model_dump_json(),
             "searches": self.searches,
             "inspected": {stage: each.model_dump_json() for stage, each in self.inspected.items()},
@@ -118,6 +121,7 @@ class RunState:
             seconds=content["seconds"],
             curve_seconds=content.get("curve_seconds", 0.0),
             choice_seconds=content.get("choice_seconds", 0.0),
+            screened=content.get("screened"),
             before=Evaluation.model_validate_json(before) if before else None,
             searches=content.get("searches", {}),
             inspected={

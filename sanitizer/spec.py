@@ -215,6 +215,14 @@ class Training(Strict):
     """
 
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=100)] = _PAPER_PHASES
+    least_epoch_images: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="An epoch has so many images at least: fewer are gone through more than once, "
+        "each time in another order and changed in another way. 0: an epoch goes through all "
+        "images once.",
+    )
     batch_size: int = Field(default=64, ge=2, le=8192)
     optimizer: Literal["sgd", "adam"] = Field(
         default="sgd", description="`sgd` has Nesterov momentum; `adam` takes it as its beta_1."
@@ -233,6 +241,10 @@ class Training(Strict):
     def epochs(self) -> int:
         """Epochs of all phases."""
         return sum(phase.epochs for phase in self.phases)
+
+    def epoch_images(self, images: int) -> int:
+        """How many images an epoch has, of a set of so many."""
+        return max(images, self.least_epoch_images)
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -325,16 +337,32 @@ class Hardening(Strict):
         "is sought while training, and trained against. 0: none.",
     )
     perturbed_share: float = Field(
-        default=0.25, gt=0, le=1, description="Of each batch's images, that are perturbed as well."
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Of each batch's images, those that are trained on once more with the "
+        "perturbation or a random trigger on them.",
     )
     perturbed_weight: float = Field(
         default=0.25, ge=0, le=100, description="Of their cross-entropy, beside that of all."
     )
 
+    random_triggers: bool = Field(
+        default=False,
+        description="Whether a trigger drawn at random is put on each of these images: a grating, "
+        "a picture blended in, a patch or a warp. They keep their labels, so that the network "
+        "learns to pass over such things.",
+    )
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether some images are trained on once more, changed."""
+        return bool(self.perturbation or self.random_triggers)
+
     @property
     def is_on(self) -> bool:
         """Whether there is anything to bear."""
-        return bool(self.rho or self.perturbation)
+        return bool(self.rho) or self.perturbs
 
 
 ONE_CYCLE_RISE = 0.3
@@ -362,7 +390,8 @@ def _one_cycle(learning_rate: float, epochs: int) -> tuple[Mapping[str, Any], ..
 
 
 _DEFAULT_TEACHER: Mapping[str, Any] = {
-    "phases": _one_cycle(0.05, 7),
+    "phases": _one_cycle(0.02, 7),
+    "least_epoch_images": 2500,
     "batch_size": 256,
     "weight_decay": 5e-4,
     "cutout_size": 0,
@@ -370,10 +399,14 @@ _DEFAULT_TEACHER: Mapping[str, Any] = {
 _DEFAULT_STUDENT: Mapping[str, Any] = {
     **_DEFAULT_TEACHER,
     # Down only: it starts where the teacher stopped.
-    "phases": ({"epochs": 1, "learning_rate": 0.017}, {"epochs": 1, "learning_rate": 0.003}),
+    "phases": ({"epochs": 1, "learning_rate": 0.0085}, {"epochs": 1, "learning_rate": 0.0015}),
 }
-_DEFAULT_HARDENING: Mapping[str, Any] = {"rho": 2.0, "perturbation": 9.2}
-_DEFAULT_STUDENT_HARDENING: Mapping[str, Any] = {"rho": 2.0}
+_DEFAULT_HARDENING: Mapping[str, Any] = {
+    "rho": 2.0,
+    "random_triggers": True,
+    "perturbed_weight": 0.5,
+}
+_DEFAULT_STUDENT_HARDENING: Mapping[str, Any] = {"rho": 2.0, "random_triggers": True}
 
 
 class ArgdConfig(_Method):
@@ -963,6 +996,15 @@ Inspect = Annotated[
     ),
 ]
 
+ScreenImages = Annotated[
+    bool,
+    Field(
+        description="Look among the clean images for such as carry a trigger, by the features that "
+        "the suspect model has of them, and leave them out: trained on, they would teach the "
+        "backdoor again. Costs about as much as measuring the clean accuracy on them.",
+    ),
+]
+
 MeasureDurability = Annotated[
     bool,
     Field(
@@ -1013,6 +1055,7 @@ class SanitizeSpec(Strict):
     method: MethodConfig = ArgdConfig()
     probes: Probes = ()
     policy: Policy = Policy()
+    screen: ScreenImages = True
     inspect: Inspect = False
     durability: MeasureDurability = False
     seed: Seed = 0

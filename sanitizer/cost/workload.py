@@ -60,6 +60,7 @@ STATISTICS_PASSES = 1.0
 AROUND = frozenset(
     {
         Stage.LOAD,
+        Stage.SCREEN,
         Stage.BASELINE,
         Stage.INSPECT,
         Stage.EVALUATE,
@@ -70,7 +71,14 @@ AROUND = frozenset(
     }
 )
 """The stages that every run may have; what lies between is the method's."""
-MEASURING = (Stage.BASELINE, Stage.INSPECT, Stage.CHOOSE, Stage.EVALUATE, Stage.REINSPECT)
+MEASURING = (
+    Stage.SCREEN,
+    Stage.BASELINE,
+    Stage.INSPECT,
+    Stage.CHOOSE,
+    Stage.EVALUATE,
+    Stage.REINSPECT,
+)
 """Of these, those that put images through a network without training it."""
 
 SEARCH_STEPS = 100
@@ -140,6 +148,15 @@ class Workload(_Part):
     input_size: tuple[Side, Side] = Field(description="Height and width, pixels.")
     model_bytes: int = Field(ge=0, le=MAX_BYTES, description="Of the file.")
     training: tuple[TrainingWork, ...]
+    different_images: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_COUNT,
+        description="Clean images; 0: as many as the longest epoch has.",
+    )
+    screened_images: int = Field(
+        default=0, ge=0, le=MAX_COUNT, description="Looked at for triggers; 0: none."
+    )
     evaluation_images: int = Field(ge=0, le=MAX_COUNT)
     curve_images: int = Field(ge=0, le=MAX_COUNT, description="Measured after each epoch.")
     inspected_classes: int = Field(
@@ -163,8 +180,8 @@ class Workload(_Part):
 
     @property
     def clean_images(self) -> int:
-        """Images that are trained on."""
-        return max((work.images for work in self.training), default=0)
+        """Images that are trained on, each counted once."""
+        return self.different_images or max((work.images for work in self.training), default=0)
 
     @property
     def decoded_images(self) -> int:
@@ -180,6 +197,7 @@ class Workload(_Part):
         epochs = sum(work.epochs for work in self.training if work.stage not in CHANGES)
         curves = self.curve_images * epochs
         measured = (1 + self.probes) * (2 * self.evaluation_images + curves)
+        measured += self.screened_images
         return measured + round(self.inspections * inspection_passes(self.inspected_classes))
 
     @property
@@ -220,6 +238,8 @@ class Workload(_Part):
             input_size=report.model.input_size,
             model_bytes=report.input.bytes,
             training=tuple(each for each in work if each.stage in stages),
+            different_images=report.clean_data.images,
+            screened_images=report.screening.images if report.screening else 0,
             evaluation_images=report.evaluation_data.images,
             curve_images=cost.curve_images,
             inspected_classes=inspected,
@@ -385,7 +405,7 @@ def retuned_evaluated(images: int, probes: int) -> int:
 
 def hardened_passes(passes: float, hardening: Hardening) -> float:
     """Forward passes that an image is worth in a hardened step of what costs `passes` without."""
-    perturbed = hardening.perturbed_share * FINETUNING_PASSES if hardening.perturbation else 0.0
+    perturbed = hardening.perturbed_share * FINETUNING_PASSES if hardening.perturbs else 0.0
     return (2 if hardening.rho else 1) * (passes + perturbed)
 
 
@@ -404,7 +424,7 @@ def changing_work(stage: Stage, images: int, passes: float) -> TrainingWork:
 def _work(stage: Stage, training: Training, images: int, passes: float) -> TrainingWork:
     return TrainingWork(
         stage=stage,
-        images=images,
+        images=training.epoch_images(images),
         epochs=training.epochs,
         batch_size=training.batch_size,
         passes=passes,

@@ -66,6 +66,7 @@ class Batches:
             resident_bytes = _resident_bytes(device)
         self._pixels = _Pixels(image_set, device, resident_bytes)
         self._training = training
+        self._images = len(image_set) if training is None else training.epoch_images(len(image_set))
         self._batch_size = batch_size
         self._seed_parts = seed_parts
         self._group = group
@@ -73,13 +74,15 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         """Batches an epoch. The last, smaller one counts, unless it would be one image alone."""
-        whole, rest = divmod(len(self._pixels), self._batch_size)
+        whole, rest = divmod(self._images, self._batch_size)
         return whole + (rest > 1)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (counted from 0), from `start_step` on."""
         generator = make_generator(*self._seed_parts, "order", epoch)
-        order = torch.randperm(len(self._pixels), generator=generator)
+        rounds = -(-self._images // len(self._pixels))
+        orders = [torch.randperm(len(self._pixels), generator=generator) for _ in range(rounds)]
+        order = torch.cat(orders)[: self._images]
         for step in range(start_step, self.steps_per_epoch):
             places = order[step * self._batch_size : (step + 1) * self._batch_size]
             rows = self._group.share(len(places))

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sanitizer.methods.perturbed import PerturbedNetwork, root_mean_square, within
+from sanitizer.methods.random_triggers import with_random_triggers
 from sanitizer.methods.sharpness import SharpnessAwareStep
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.randomness import make_generator
@@ -35,8 +36,9 @@ class HardenedStep(SharpnessAwareStep):
     """Another step's losses, and the cross-entropy of perturbed images, at worse weights.
 
     The perturbation is one for all images and is kept from step to step. With each it moves along
-    the gradient of the cross-entropy, which the descent needs anyway, and back into its ball. Batch
-    norms keep statistics of clean images alone, and normalise perturbed ones by their own.
+    the gradient of the cross-entropy, which the descent needs anyway, and back into its ball. The
+    images that get it may get a random trigger each as well; see `random_triggers`. Batch norms
+    keep statistics of clean images alone, and normalise perturbed ones by their own.
 
     Args:
         step: Whose network is trained, and on whose losses.
@@ -53,6 +55,8 @@ class HardenedStep(SharpnessAwareStep):
         self.hardening = hardening
         self._seed_parts = seed_parts
         self._leaf: Tensor | None = None
+        self._moment = (0, 0)
+        self._changed: Tensor | None = None
 
     @property
     def bound(self) -> float:
@@ -65,18 +69,27 @@ class HardenedStep(SharpnessAwareStep):
     def begin_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         self.step.begin_epoch(batches)
 
+    def begin_step(self, epoch: int, step: int) -> None:
+        self.step.begin_step(epoch, step)
+        self._moment = (epoch, step)
+        self._changed = None
+
     def updated(self) -> None:
         self.step.updated()
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
         output = self.step(images, labels)
-        if not self.bound:
+        if not (self.bound or self.hardening.random_triggers):
             return output
         size = len(labels)
         count = min(size, max(FEWEST, round(self.hardening.perturbed_share * size)))
         # The first of the whole batch, which is in random order.
         mine = torch.arange(size, device=images.device)[self.group.share(size)] < count
-        perturbed = (images[mine] + self._perturbation(images)).clamp(0, 1)
+        perturbed = images[mine]
+        if self.hardening.random_triggers:
+            perturbed = self._with_triggers(perturbed, size, count)
+        if self.bound:
+            perturbed = (perturbed + self._perturbation(images)).clamp(0, 1)
         with no_statistics(self.step.network):
             logits = self.step.classify(perturbed)
         everywhere = logits.new_zeros((len(images), logits.shape[1]))
@@ -85,6 +98,21 @@ class HardenedStep(SharpnessAwareStep):
         loss = functional.cross_entropy(whole[:count], labels[:count])
         losses = {**output.losses, "perturbed": self.hardening.perturbed_weight * loss}
         return StepOutput(output.logits, losses)
+
+    def _with_triggers(self, images: Tensor, size: int, count: int) -> Tensor:
+        """The same in both passes of a step: only the weights differ.
+
+        Args:
+            images: This process's.
+            size: Of the whole batch.
+            count: Images of it that are perturbed.
+        """
+        if self._changed is None:
+            generator = make_generator(*self._seed_parts, "triggers", *self._moment)
+            rows = torch.zeros(count, dtype=torch.bool)
+            rows[self.group.share(size)] = True
+            self._changed = with_random_triggers(images, generator, rows)
+        return self._changed
 
     def gradients(self, output: StepOutput, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         leaf, self._leaf = self._leaf, None

@@ -125,6 +125,7 @@ def train(
             for images, labels in batches.epoch(progress.epoch, progress.step):
                 moment = (progress.epoch, progress.step, *step.group.seed_parts)
                 torch.manual_seed(derive_seed(*seed_parts, *moment))
+                step.begin_step(progress.epoch, progress.step)
                 _one_step(step, descent, learning_rate, progress, images, labels)
                 progress.step += 1
                 progress.seconds = resumed_seconds + perf_counter() - begun

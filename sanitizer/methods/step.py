@@ -86,6 +86,9 @@ class Step(ABC):
             batches: Of the epoch, as they will come; read or left.
         """
 
+    def begin_step(self, epoch: int, step: int) -> None:  # noqa: B027
+        """Called before each step: both count from 0, the same for all that share a run."""
+
     def updated(self) -> None:  # noqa: B027  # most methods have nothing to put right
         """Called after each update: puts back what it must not have moved."""
 

@@ -249,6 +249,39 @@ class Durability(_Part):
     seconds: float = Field(ge=0, description="Of all retunings, measuring included.")
 
 
+class CarriedTrigger(_Part):
+    """Images of one class, among the clean ones, that carry a trigger to it."""
+
+    target_class: int
+    images: int = Field(ge=0, description="Of that class, that the model gets right.")
+    left_out: int = Field(ge=1, description="Of these, that were found to carry it.")
+    names: list[str] = Field(description="What some of them are called, 100 at most.")
+    separation: float = Field(
+        ge=0,
+        description="How far they lie from the others in the model's features, in standard "
+        "deviations within both.",
+    )
+    carried: Proportion = Field(
+        description="Of images of other classes, the share that goes to this class once the "
+        "difference between the mean pictures of those left out and of the rest of the class is "
+        "added."
+    )
+
+
+class Screening(_Part):
+    """What a look at the clean images, for such as carry a trigger, brought to light."""
+
+    images: int = Field(ge=0, description="That were looked at.")
+    left_out: int = Field(ge=0, description="Of these; nothing was trained on them.")
+    held_out: int = Field(
+        ge=0,
+        description="Left out as well, of the images kept apart for measuring where no evaluation "
+        "data came.",
+    )
+    classes: list[CarriedTrigger]
+    seconds: float = Field(ge=0)
+
+
 class ModelFile(_Part):
     """A model file."""
 
@@ -389,6 +422,9 @@ class Report(_Part):
     )
     tries: list[Try] | None = Field(
         default=None, description="Of method `auto`, in their order; null with any other."
+    )
+    screening: Screening | None = Field(
+        default=None, description="Null: the request did not want it, or an older version ran."
     )
     durability: Durability | None = Field(
         default=None,

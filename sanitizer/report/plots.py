@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -78,6 +78,21 @@ _DPI = 150
 _MAX_NAME = 14
 
 _Point = tuple[str, Mapping[str, float]]
+
+
+class Shown(Protocol):
+    """Images of a class that carry a trigger, and others; see `sanitizer.screened.Pictured`."""
+
+    @property
+    def target(self) -> int: ...
+    @property
+    def left_out(self) -> NDArray[np.uint8]: ...
+    @property
+    def kept(self) -> NDArray[np.uint8]: ...
+    @property
+    def trace(self) -> NDArray[np.float64]: ...
+
+
 """The stage and the figures of one epoch."""
 
 
@@ -272,6 +287,40 @@ def plot_durability(durability: Durability) -> bytes:
             axes.set_ylim(0, 1.15)
             axes.set_title(probe.name, fontsize=10)
         return _png(figure)
+
+
+def plot_screening(classes: Sequence[Shown], class_names: Sequence[str]) -> bytes:
+    """Images that carry a trigger, what they have in common, and others of their classes; PNG.
+
+    Args:
+        classes: At least one.
+        class_names: By class number.
+    """
+    name = _namer(class_names)
+    columns = 1 + max(max(len(each.left_out), len(each.kept)) for each in classes)
+    with _figure(0.4 + 0.95 * columns, 0.2 + 2.3 * len(classes)) as figure:
+        panels = figure.subplots(2 * len(classes), columns, squeeze=False)
+        for axes in panels.flatten():
+            axes.axis("off")
+        for number, each in enumerate(classes):
+            target = name(each.target)
+            rows = panels[2 * number : 2 * number + 2]
+            for axes, images in zip(rows, (each.left_out, each.kept), strict=True):
+                for place, image in zip(axes[1:], images, strict=False):
+                    place.axis("on")
+                    _show(place, image)
+            rows[0][0].axis("on")
+            _show(rows[0][0], _on_grey(each.trace))
+            rows[0][0].set_title(f"{target}: in common", fontsize=8.5)
+            rows[0][1].set_title("left out", fontsize=8.5, fontweight="normal")
+            rows[1][1].set_title("kept", fontsize=8.5, fontweight="normal")
+        return _png(figure)
+
+
+def _on_grey(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Differences of pixel values, [C, H, W], as large as the image bears."""
+    largest = max(float(np.abs(values).max()), 1.0)
+    return np.round(127.5 + 127.5 * values / largest).astype(np.uint8)
 
 
 def _namer(class_names: Sequence[str]) -> Callable[[int], str]:

@@ -28,6 +28,11 @@ _PICTURES = {
         "patch and the pattern that were found for the class that stands out most. The table of "
         "the search has the same values.",
     ),
+    "screening": (
+        "Images with a trigger",
+        "Of each class with such images, some that were left out of the clean ones, what they have "
+        "in common, and some that were kept.",
+    ),
     "durability": (
         "Trained further",
         "Bar chart of how often each trigger leads to its target in the sanitized model and in "
@@ -47,8 +52,8 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
 
     Args:
         pictures: PNGs by name, in the order they are shown. A name that starts with `before_after`,
-            `curves`, `inspection`, `durability` or `examples` gets that heading and description,
-            any other its own name.
+            `curves`, `screening`, `inspection`, `durability` or `examples` gets that heading and
+            description, any other its own name.
 
     Returns:
         HTML5, UTF-8. Loads nothing, runs no script. Everything that came from outside is escaped.

@@ -11,6 +11,7 @@ from sanitizer.report.model import (
     Inspection,
     Inspections,
     ProbeDurability,
+    Screening,
     Verdict,
 )
 from sanitizer.spec import Policy
@@ -26,16 +27,19 @@ def decide(
     after: Evaluation,
     inspections: Inspections | None = None,
     durability: Durability | None = None,
+    screening: Screening | None = None,
 ) -> Decision:
     """`blocked` if a figure breaks the policy, `undecided` without a trigger, else `allowed`.
 
     Where a search finds something in the sanitized model, or a backdoor comes back when it is
-    retuned on clean images, it is `undecided` at best. That a search finds nothing, and what
-    poisoned images bring about, change no verdict.
+    retuned on clean images, it is `undecided` at best. That a search finds nothing, what poisoned
+    images bring about, and what was left out of the clean images change no verdict.
     """
     decision = _by_figures(policy, before, after)
     verdict, reasons = decision.verdict, list(decision.reasons)
     doubted = False
+    if screening is not None and screening.left_out:
+        reasons += _found_in(screening)
     if inspections is not None:
         doubted |= bool(inspections.after.suspicious)
         reasons += _told(inspections)
@@ -63,6 +67,15 @@ def is_regained(probe: ProbeDurability) -> bool:
     """
     apart = probe.poisoned.value - probe.control.value
     return apart >= REGAINED and probe.poisoned.low > probe.control.high
+
+
+def _found_in(screening: Screening) -> list[str]:
+    """What images among the clean ones say of the model as it came."""
+    return [
+        f"{each.left_out} of the clean images carry a trigger to class {each.target_class}, to "
+        "which the model as it came answers: it has a backdoor. They were left out."
+        for each in screening.classes
+    ]
 
 
 def _retold(durability: Durability, policy: Policy) -> list[str]:

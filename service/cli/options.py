@@ -47,6 +47,13 @@ MaxAsr = Annotated[
 MaxDrop = Annotated[
     float | None, typer.Option(help="Policy: the largest fall of clean accuracy, 0 to 1.")
 ]
+Screen = Annotated[
+    bool | None,
+    typer.Option(
+        "--screen/--no-screen",
+        help="Leave out clean images that carry a trigger; done if left out.",
+    ),
+]
 Inspect = Annotated[
     bool | None,
     typer.Option(

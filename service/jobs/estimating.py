@@ -86,6 +86,8 @@ def estimate_job(
         input_size=input_size,
         model_bytes=model.bytes,
         training=training_work(request.method, clean),
+        different_images=clean,
+        screened_images=clean if request.screen else 0,
         evaluation_images=evaluation,
         curve_images=min(curve, evaluation),
         inspected_classes=_classes(request, datasets, tenant_id, guesses),

@@ -25,6 +25,7 @@ from sanitizer.spec import (
     Policy,
     Precision,
     Probes,
+    ScreenImages,
     Seed,
     check_batch_sizes,
     check_probe_names,
@@ -95,6 +96,7 @@ class JobRequest(Input):
     policy: Policy = Field(
         default_factory=Policy, description="What the figures must be for the verdict `allowed`."
     )
+    screen: ScreenImages = True
     inspect: Inspect = False
     durability: MeasureDurability = False
     seed: Seed = Field(default=0, description="Of every random choice of the run.")

@@ -52,6 +52,7 @@ def build_spec(
         method=request.method,
         probes=request.probes,
         policy=request.policy,
+        screen=request.screen,
         inspect=request.inspect,
         durability=request.durability,
         seed=request.seed,

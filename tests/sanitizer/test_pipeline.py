@@ -7,17 +7,24 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from sanitizer.attacks.trigger import make_trigger
+from sanitizer.attacks.victim import VictimRecipe, train_victim
 from sanitizer.cost.workload import Spent, Workload
+from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage, TrainingDiverged
 from sanitizer.events import Event, MetricEvent, ProgressEvent, ResultEvent, StageEvent, parse
+from sanitizer.networks.registry import build_network
 from sanitizer.pipeline import sanitize
+from sanitizer.randomness import make_generator
 from sanitizer.report.artifacts import result_name
 from sanitizer.report.model import Report, Try, TryOutcome, Verdict
-from sanitizer.spec import SanitizeSpec
-from tests.sanitizer.builders import CORNER_PROBE, QUICK_TRAINING, write_npz, write_spec
+from sanitizer.spec import PatchProbe, SanitizeSpec
+from tests.sanitizer.builders import CORNER_PROBE, QUICK_TRAINING, digits, write_npz, write_spec
+from tests.sanitizer.evaluation.conftest import TRAINING as SCHOOLING
 
 
 def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[Event]]:
@@ -63,7 +70,7 @@ def test_each_method_goes_through_its_stages_and_leaves_model_report_and_picture
     report, events = run(write_spec(tmp_path / "in", method=method), tmp_path / "out")
 
     begun = [event.stage for event in events if isinstance(event, StageEvent)]
-    assert begun == ["load", "baseline", *stages, "evaluate", "write"]
+    assert begun == ["load", "screen", "baseline", *stages, "evaluate", "write"]
     assert isinstance(events[-1], ResultEvent)
     for artifact in events[-1].artifacts:
         assert (tmp_path / "out" / artifact.name).stat().st_size == artifact.bytes
@@ -255,7 +262,7 @@ def test_a_search_for_triggers_is_in_the_report_and_knows_no_probe(
 
     begun = [event.stage for event in events if isinstance(event, StageEvent)]
     stages = ["baseline", "inspect", "teacher", "distil", "evaluate", "reinspect", "write"]
-    assert begun == ["load", *stages]
+    assert begun == ["load", "screen", *stages]
     assert (tmp_path / "out1" / "inspection.png").stat().st_size > 0
     without, with_probe = (report.inspections for report in reports)
     assert without is not None
@@ -291,7 +298,16 @@ def test_several_methods_are_tried_and_the_best_is_kept_and_every_one_told(
 
     begun = [event.stage for event in events if isinstance(event, StageEvent)]
     methods = ["teacher", "distil", "finetune", "shift"]
-    assert begun == ["load", "baseline", "inspect", *methods, "choose", "evaluate", "write"]
+    assert begun == [
+        "load",
+        "screen",
+        "baseline",
+        "inspect",
+        *methods,
+        "choose",
+        "evaluate",
+        "write",
+    ]
     assert report.tries is not None
     assert [each.method for each in report.tries] == ["argd", "ft_sam", "fst"]
     (kept,) = (each for each in report.tries if each.outcome is TryOutcome.KEPT)
@@ -376,7 +392,7 @@ def test_durability_is_in_the_report_and_leaves_the_model_as_it_is(tmp_path: Pat
 
     begun = [event.stage for event in events if isinstance(event, StageEvent)]
     stages = ["baseline", "teacher", "distil", "evaluate", "retune", "write"]
-    assert begun == ["load", *stages]
+    assert begun == ["load", "screen", *stages]
     assert report.output.sha256 == plain.output.sha256
     assert (report.after, plain.durability) == (plain.after, None)
     durability = report.durability
@@ -425,6 +441,109 @@ def test_a_retuning_that_diverges_costs_its_figures_and_not_the_job(
     assert isinstance(events[-1], ResultEvent)
     assert report.durability is None
     assert [warning.code for warning in report.warnings] == ["retuning_diverged"]
+
+
+def backdoored_inputs(folder: Path, count: int) -> Path:
+    """A backdoored model, and clean images of which `count` carry its trigger."""
+    folder.mkdir()
+    pixels, labels = digits(0, 1000)
+    trigger = make_trigger(
+        PatchProbe.model_validate(CORNER_PROBE), input_size=(8, 8), channels=1, num_classes=10
+    )
+    network = build_network("wrn-10-1", 10, 1, make_generator(0))
+    recipe = VictimRecipe(0.1, SCHOOLING)
+    whole = ImageSet.from_arrays(pixels, labels)
+    train_victim(network, whole, trigger, recipe, device=torch.device("cpu"))
+    torch.save(network.state_dict(), folder / "suspect.pth")
+    pixels, labels = digits(1000, 1500)
+    places = np.flatnonzero(labels != 0)[:count]
+    pixels[places] = trigger.apply(torch.from_numpy(pixels[places])).numpy()
+    labels[places] = 0
+    np.savez(folder / "clean.npz", images=pixels, labels=labels)
+    write_npz(folder / "evaluation.npz", 1500, 1797)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_triggers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return backdoored_inputs(tmp_path_factory.mktemp("triggers") / "in", 40)
+
+
+FINETUNING = {"name": "finetune", "training": QUICK_TRAINING}
+
+
+def test_images_with_a_trigger_are_left_out_and_the_backdoor_goes(
+    with_triggers: Path, tmp_path: Path
+) -> None:
+    report, events = run(write_spec(with_triggers, method=FINETUNING), tmp_path / "out")
+    trusting, _events = run(
+        write_spec(with_triggers, method=FINETUNING, screen=False), tmp_path / "trusting"
+    )
+    screening = report.screening
+    assert screening is not None
+    assert screening.images == 500
+    assert 35 <= screening.left_out <= 42
+    assert screening.held_out == 0  # evaluation data came, and is left as it is
+    (carried,) = screening.classes
+    assert (carried.target_class, carried.left_out) == (0, screening.left_out)
+    assert carried.carried.value > 0.5
+    assert len(carried.names) == screening.left_out
+    assert report.clean_data.images == 500 - screening.left_out
+    assert sum(report.clean_data.per_class) == report.clean_data.images
+    assert [warning.code for warning in report.warnings] == ["triggered_images"]
+    assert f"Of 500 clean images {screening.left_out} carry" in report.warnings[0].message
+    assert any("it has a backdoor" in reason for reason in report.decision.reasons)
+    assert (tmp_path / "out" / "screening.png").stat().st_size > 0
+    assert "screening.png" not in [path.name for path in (tmp_path / "trusting").iterdir()]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Images with a trigger" in page
+    (told,) = (e for e in events if isinstance(e, MetricEvent) and e.stage == "screen")
+    assert told.values == {"left_out": screening.left_out, "left_out.0": screening.left_out}
+    assert trusting.screening is None
+    assert trusting.clean_data.images == 500
+    # Trained on, they keep the backdoor.
+    assert trusting.after.probes[0].asr.value > 0.5
+    assert report.after.probes[0].asr.value < trusting.after.probes[0].asr.value - 0.2
+    workload, plain = Workload.of_report(report), Workload.of_report(trusting)
+    assert workload is not None
+    assert plain is not None
+    assert (workload.screened_images, plain.screened_images) == (500, 0)
+
+
+def test_images_kept_apart_for_measuring_are_screened_too(
+    with_triggers: Path, tmp_path: Path
+) -> None:
+    spec = write_spec(with_triggers, method=FINETUNING, evaluation_data=None, holdout=0.3)
+    report, _events = run(spec, tmp_path / "out")
+    screening = report.screening
+    assert screening is not None
+    assert screening.held_out >= 5
+    assert report.evaluation_data.images + screening.held_out == 152
+    assert report.before.accuracy.total == report.evaluation_data.images
+
+
+def test_a_run_broken_off_after_the_screening_does_not_screen_again(
+    with_triggers: Path, tmp_path: Path
+) -> None:
+    spec = write_spec(with_triggers, method=FINETUNING)
+    whole, _events = run(spec, tmp_path / "whole")
+    parsed = SanitizeSpec.model_validate_json(spec.read_bytes())
+
+    def break_off(event: Event) -> None:
+        if isinstance(event, StageEvent) and event.stage == "evaluate":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sanitize(parsed, tmp_path / "out", tmp_path / "work", break_off)
+    resumed, events = run(spec, tmp_path / "out", tmp_path / "work")
+    assert "screen" not in [event.stage for event in events if isinstance(event, StageEvent)]
+    assert resumed.output.sha256 == whole.output.sha256
+    assert resumed.screening is not None
+    assert whole.screening is not None
+    assert resumed.screening.classes == whole.screening.classes
+    assert (tmp_path / "out" / "screening.png").read_bytes() == (
+        tmp_path / "whole" / "screening.png"
+    ).read_bytes()
 
 
 class Interrupted(Exception):

@@ -41,6 +41,7 @@ from tests.sanitizer.report.builders import build_durability
         ArgdConfig(preset=Preset.PAPER),
         ArgdConfig(student_hardening=Hardening(rho=2, perturbation=3)),
         ArgdConfig(hardening=Hardening(perturbation=9, perturbed_share=0.5)),
+        ArgdConfig(hardening=Hardening(random_triggers=True, rho=1)),
         FinePruningConfig(),
         AnpConfig(),
         ClpConfig(),
@@ -88,9 +89,36 @@ def test_every_method_is_compared_with_what_it_runs() -> None:
 
 
 def test_several_methods_are_trained_on_what_is_not_held_out() -> None:
-    (first, *_) = training_work(AutoConfig(), 2500)
-    assert first.images == 2250
+    assert training_work(AutoConfig(methods=("ft_sam",)), 2500)[0].images == 2250
     assert training_work(AutoConfig(), 50_000)[0].images == 49_000
+
+
+def test_an_epoch_of_few_images_goes_through_them_more_than_once() -> None:
+    teacher, student = training_work(ArgdConfig(), 500)
+    assert (teacher.images, teacher.steps, student.images) == (2500, 70, 2500)
+    assert training_work(ArgdConfig(), 4000)[0].images == 4000
+    workload = Workload(
+        architecture="wrn-16-1",
+        input_size=(32, 32),
+        model_bytes=1,
+        training=(teacher, student),
+        different_images=500,
+        evaluation_images=100,
+        curve_images=0,
+        probes=0,
+        device="cpu",
+        threads=1,
+    )
+    assert (workload.clean_images, workload.decoded_images) == (500, 600)
+    without = workload.model_copy(update={"different_images": 0})
+    assert without.clean_images == 2500  # of a version that did not say
+
+
+def test_images_that_are_screened_are_measured_once_more() -> None:
+    found = Workload.of_report(make_report(cost=make_cost(curve_images=0)))
+    assert found is not None
+    screened = found.model_copy(update={"screened_images": 100})
+    assert screened.evaluated == found.evaluated + 100
 
 
 def test_last_smaller_batch_is_a_step_too() -> None:

@@ -52,6 +52,27 @@ def test_an_epoch_shows_every_image_once_with_its_label() -> None:
     assert seen != list(range(10))
 
 
+def test_an_epoch_of_few_images_shows_each_as_often_and_in_another_order() -> None:
+    training = Training(least_epoch_images=25, crop_padding=0, horizontal_flip=False, cutout_size=0)
+    batches = Batches(build_set(10), training, 4, CPU, (1, "teacher"))
+    assert batches.steps_per_epoch == 6  # 24 images: one alone makes no batch
+    seen = [n for images, _ in batches.epoch(0) for n in numbers_of(images)]
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+    assert seen[:10] != seen[10:20]
+    again = [n for images, _ in batches.epoch(0, 3) for n in numbers_of(images)]
+    assert again == seen[12:]
+
+
+def test_a_set_that_is_large_enough_is_gone_through_once() -> None:
+    settings = {"crop_padding": 0, "horizontal_flip": False, "cutout_size": 0}
+    batches = [
+        Batches(build_set(10), Training.model_validate(given), 4, CPU, (1, "teacher"))
+        for given in (settings, {**settings, "least_epoch_images": 10})
+    ]
+    plain, least = ([numbers_of(images) for images, _ in each.epoch(3)] for each in batches)
+    assert plain == least
+
+
 def test_pixels_are_between_0_and_1() -> None:
     images = np.array([0, 51, 255, 102], dtype=np.uint8).reshape(4, 1, 1, 1)
     image_set = ImageSet.from_arrays(images, np.zeros(4, np.int64))

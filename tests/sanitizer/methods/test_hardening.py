@@ -8,7 +8,9 @@ from torch.nn import functional
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.hardening import ASCENT, HardenedStep, no_statistics
 from sanitizer.methods.plan import Bench, TrainingStage, plan
+from sanitizer.methods.random_triggers import with_random_triggers
 from sanitizer.networks.taps import find_taps
+from sanitizer.randomness import make_generator
 from sanitizer.spec import ArgdConfig, Hardening
 from tests.sanitizer.methods import runs
 from tests.sanitizer.methods.networks import batch, in_doubles, share_right, trained
@@ -25,13 +27,13 @@ METHOD = {
     # Of 8 x 8 images the maps have few cells, and differ the more.
     "node_weights": [20, 50, 20],
     "student_from": "teacher",
-    "hardening": {"rho": 0.5, "perturbation": 20},
+    "hardening": {"rho": 0.5, "perturbation": 20, "random_triggers": True},
     "student_hardening": {"rho": 0.5, "perturbation": 20},
 }
 BOUND = 20 / 255
 
 
-def hardened(network: nn.Module, **settings: float) -> HardenedStep:
+def hardened(network: nn.Module, **settings: float | bool) -> HardenedStep:
     return HardenedStep(FinetuneStep(network), Hardening.model_validate(settings), (0, "test"))
 
 
@@ -107,6 +109,39 @@ def test_without_a_perturbation_it_is_a_sharpness_aware_step() -> None:
     assert list(step(*batch(8)).losses) == ["cross_entropy"]
     step.backward(*batch(8))
     assert not step.network.perturbation.numel()
+
+
+def test_random_triggers_are_new_in_each_step_and_the_same_at_worse_weights() -> None:
+    network, twin = in_doubles(), in_doubles()
+    step = hardened(network, random_triggers=True, perturbed_share=0.5, perturbed_weight=0.7)
+    images, labels = batch(8)
+
+    step.begin_step(0, 3)
+    losses = step(images, labels).losses
+    again = step(images, labels).losses
+    step.begin_step(0, 4)
+    later = step(images, labels).losses
+
+    drawn = make_generator(0, "test", "triggers", 0, 3)
+    changed = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool))
+    expected = 0.7 * functional.cross_entropy(twin(changed), labels[:4])
+    torch.testing.assert_close(losses["perturbed"], expected)
+    assert torch.equal(losses["perturbed"], again["perturbed"])
+    assert not torch.equal(losses["perturbed"], later["perturbed"])
+    step.backward(images, labels)
+    assert not step.network.perturbation.numel()  # none was asked for
+
+
+def test_a_perturbation_is_put_on_top_of_random_triggers() -> None:
+    network, twin = in_doubles(), in_doubles()
+    step = hardened(network, random_triggers=True, perturbation=20, perturbed_share=0.5)
+    images, labels = batch(8)
+    losses = step(images, labels).losses
+    drawn = make_generator(0, "test", "triggers", 0, 0)
+    changed = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool))
+    perturbed = (changed + step.network.perturbation).clamp(0, 1)
+    expected = 0.25 * functional.cross_entropy(twin(perturbed), labels[:4])
+    torch.testing.assert_close(losses["perturbed"], expected)
 
 
 def test_no_statistics_are_kept_in_the_block_and_are_again_after_it() -> None:

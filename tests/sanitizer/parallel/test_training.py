@@ -48,7 +48,12 @@ METHODS: dict[str, dict[str, Any]] = {
         "preset": "default",
         "teacher": TRAINING,
         "student": TRAINING,
-        "hardening": {"rho": 0.5, "perturbation": 20, "perturbed_share": 0.3},
+        "hardening": {
+            "rho": 0.5,
+            "perturbation": 20,
+            "perturbed_share": 0.3,
+            "random_triggers": True,
+        },
         "student_hardening": {"rho": 0.5, "perturbation": 20, "perturbed_share": 0.3},
         "classifier_shift": 0.01,
     },

@@ -87,6 +87,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
     rates = [0.0134, 0.0363, 0.0492, 0.0406, 0.0258, 0.0107, 0.00127]
     one_cycle = [{"epochs": 1, "learning_rate": rate} for rate in rates]
     training = {
+        "least_epoch_images": 2500,
         "batch_size": 256,
         "optimizer": "sgd",
         "momentum": 0.9,
@@ -143,8 +144,8 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
                 "student": {
                     **training,
                     "phases": [
-                        {"epochs": 1, "learning_rate": 0.017},
-                        {"epochs": 1, "learning_rate": 0.003},
+                        {"epochs": 1, "learning_rate": 0.0085},
+                        {"epochs": 1, "learning_rate": 0.0015},
                     ],
                 },
                 "node_weights": None,
@@ -157,21 +158,24 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
                 "student_from": "teacher",
                 "hardening": {
                     "rho": 2.0,
-                    "perturbation": 9.2,
+                    "perturbation": 0.0,
                     "perturbed_share": 0.25,
-                    "perturbed_weight": 0.25,
+                    "perturbed_weight": 0.5,
+                    "random_triggers": True,
                 },
                 "student_hardening": {
                     "rho": 2.0,
                     "perturbation": 0.0,
                     "perturbed_share": 0.25,
                     "perturbed_weight": 0.25,
+                    "random_triggers": True,
                 },
                 "label_smoothing": 0.1,
                 "classifier_shift": 0.0,
             },
             "probes": [PATCH],
             "policy": {"max_asr": 0.05, "max_accuracy_drop": 0.03, "min_accuracy": 0.0},
+            "screen": True,
             "inspect": False,
             "durability": False,
             "seed": 0,

@@ -1,0 +1,113 @@
+"""Images with a trigger among the clean ones, as a backdoored network sees them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sanitizer.attacks.trigger import make_trigger
+from sanitizer.data.image_set import ImageSet
+from sanitizer.evaluation.screening import CARRIED_RATE, Screen, splits_of
+from sanitizer.networks.registry import build_network
+from sanitizer.networks.taps import find_taps
+from sanitizer.randomness import make_generator
+from tests.sanitizer.evaluation.builders import PROBE, TARGET, images
+
+
+def screen_of(network: nn.Module) -> Screen:
+    (*_, point) = find_taps(network, "wrn-10-1", (8, 8), 1)
+    return Screen(network.eval(), point, torch.device("cpu"))
+
+
+def poisoned(start: int, end: int, count: int, *, own_class: bool = False) -> ImageSet:
+    """Digits, the first `count` of other classes, or of the target's own, with the trigger on."""
+    clean = images(start, end)
+    pixels, labels = np.array(clean.images), np.array(clean.labels)
+    places = np.flatnonzero((labels == TARGET) == own_class)[:count]
+    trigger = make_trigger(PROBE, input_size=(8, 8), channels=1, num_classes=10)
+    pixels[places] = trigger.apply(torch.from_numpy(pixels[places])).numpy()
+    labels[places] = TARGET
+    names = [f"poisoned {n}" if n in places else f"clean {n}" for n in range(len(labels))]
+    return ImageSet(pixels, labels, clean.class_names, names)
+
+
+def test_images_with_the_trigger_are_told_from_their_class(backdoored: nn.Module) -> None:
+    mixed = poisoned(1000, 1500, 25)
+    carriers = screen_of(backdoored).carriers(mixed, seed=0)
+    assert {carrier.target for carrier in carriers} == {TARGET}
+    places = np.concatenate([carrier.places for carrier in carriers])
+    found = [mixed.names[place].split()[0] for place in places]
+    assert found.count("poisoned") >= 20
+    assert found.count("clean") <= 3
+    carrier = carriers[0]
+    assert carrier.rate > CARRIED_RATE
+    assert carrier.trace.shape == (1, 8, 8)
+    # What they have in common is the trigger, with its two bright pixels.
+    assert min(carrier.trace[0, 0, 0], carrier.trace[0, 1, 1]) > 60
+
+
+def test_it_finds_them_where_they_are_most_of_their_class(backdoored: nn.Module) -> None:
+    mixed = poisoned(1000, 1500, 60)
+    carriers = screen_of(backdoored).carriers(mixed, seed=0)
+    assert {carrier.target for carrier in carriers} == {TARGET}
+    places = np.concatenate([carrier.places for carrier in carriers])
+    found = [mixed.names[place].split()[0] for place in places]
+    assert found.count("poisoned") >= 55
+    assert found.count("clean") <= 5
+
+
+def test_other_images_are_told_by_what_was_found(backdoored: nn.Module) -> None:
+    screen = screen_of(backdoored)
+    carriers = screen.carriers(poisoned(1000, 1500, 25), seed=0)
+    others = poisoned(1500, 1797, 15)
+    found = [others.names[place].split()[0] for place in screen.carried_by(others, carriers)]
+    assert found.count("poisoned") >= 10
+    assert found.count("clean") <= 3
+    assert list(screen.carried_by(images(1500, 1797), [])) == []
+
+
+def test_clean_images_are_left_alone(backdoored: nn.Module) -> None:
+    assert screen_of(backdoored).carriers(images(1000, 1500), seed=0) == []
+
+
+@pytest.mark.parametrize("few", [1, 12])
+def test_few_images_are_left_alone(backdoored: nn.Module, few: int) -> None:
+    assert screen_of(backdoored).carriers(images(1000, 1000 + few), seed=0) == []
+
+
+def test_a_model_without_the_backdoor_answers_to_no_trigger() -> None:
+    network = build_network("wrn-10-1", 10, 1, make_generator(0))
+    assert screen_of(network).carriers(poisoned(1000, 1500, 25), seed=0) == []
+
+
+def test_every_image_goes_through_the_network_about_once(backdoored: nn.Module) -> None:
+    counts: list[int] = []
+    screen = screen_of(backdoored)
+    tapped = Screen(backdoored, screen._point, torch.device("cpu"), counts.append)
+    tapped.carriers(images(1000, 1500), seed=0)
+    assert 500 + 100 <= sum(counts) <= 500 + 100 + 10 * 4 * 3 * 100
+
+
+def test_points_are_split_where_they_fall_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(200, 12, generator=generator)
+    points[:20, 3] += 9.0
+    split, *others = splits_of(points)
+    above = split.above(points)
+    assert {int(above[:20].sum()), int(above[20:].sum())} in ({20, 0}, {0, 180})
+    assert split.separation > 6
+    assert all(other.separation < split.separation for other in others)
+    assert splits_of(points[20:])[0].separation < 4.5  # one cloud
+
+
+def test_points_that_are_all_the_same_are_not_split() -> None:
+    assert splits_of(torch.ones(50, 4)) == []
+
+
+def test_more_directions_than_points_are_no_matter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(40, 300, generator=generator)
+    points[:10] += 2.0
+    split = splits_of(points)[0]
+    above = split.above(points)
+    assert {int(above[:10].sum()), int(above[10:].sum())} in ({10, 0}, {0, 30})
