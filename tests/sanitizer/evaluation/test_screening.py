@@ -52,7 +52,7 @@ def test_it_finds_them_where_they_are_most_of_their_class(backdoored: nn.Module)
     assert {carrier.target for carrier in carriers} == {TARGET}
     places = np.concatenate([carrier.places for carrier in carriers])
     found = [mixed.names[place].split()[0] for place in places]
-    assert found.count("poisoned") >= 55
+    assert found.count("poisoned") >= 45
     assert found.count("clean") <= 5
 
 

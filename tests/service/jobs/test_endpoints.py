@@ -84,7 +84,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
     assert answer.status_code == 202
     body = answer.json()
     path = f"/v1/jobs/{body['id']}"
-    rates = [0.0134, 0.0363, 0.0492, 0.0406, 0.0258, 0.0107, 0.00127]
+    rates = [0.00537, 0.0145, 0.0197, 0.0162, 0.0103, 0.00428, 0.000509]
     one_cycle = [{"epochs": 1, "learning_rate": rate} for rate in rates]
     training = {
         "least_epoch_images": 2500,
