@@ -23,16 +23,27 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import torch
-from pydantic import BaseModel
+from numpy.typing import NDArray
+from pydantic import BaseModel, TypeAdapter
 
 from benchmarks.runs import run, training_seconds
+from sanitizer.attacks.trigger import Trigger, make_trigger
+from sanitizer.data.image_set import ImageSet, decode
+from sanitizer.data.readers import open_source
+from sanitizer.data.splits import draw
 from sanitizer.report.model import Durability, Evaluation, Report
-from sanitizer.spec import METHOD_ADAPTER
+from sanitizer.spec import METHOD_ADAPTER, DataSource, Probe
 
 TWIN = "clean"
 IMAGES = 2500
 """5% of CIFAR-10's training images."""
+
+SIZE = (32, 32)
+PROBE: TypeAdapter[Probe] = TypeAdapter(Probe)
+OWN_CLASS = ("sig", "refool", "cl")
+"""Attacks that leave labels right: their images are taken from the target's class."""
 
 T_975: Mapping[int, float] = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}
 """Quantiles of Student's t distribution by degrees of freedom; beyond, the normal's."""
@@ -47,6 +58,7 @@ class Cell:
         method: As a request has it.
         curve: Whether it is measured after each epoch, if the options ask for curves at all.
         durability: Whether copies of the result are trained further.
+        poisoned: Share of the clean images that get the victim's trigger and its target's label.
     """
 
     victim: str
@@ -56,6 +68,7 @@ class Cell:
     seed: int
     curve: bool = True
     durability: bool = False
+    poisoned: float = 0.0
 
     def settings(self) -> dict[str, Any]:
         """Every setting of the method, as the run has it."""
@@ -178,6 +191,8 @@ class Grid:
         }
         if cell.durability:
             parts["durability"] = True
+        if cell.poisoned:
+            parts["poisoned"] = cell.poisoned
         return json.dumps(parts, sort_keys=True)
 
     def _folder(self, cell: Cell, key: str) -> Path:
@@ -188,13 +203,12 @@ class Grid:
 
     def _spec(self, cell: Cell) -> dict[str, Any]:
         data = self.options.shared / "data" / "cifar10"
+        drawn = {"path": str(data / "train.parquet"), "images": cell.images, "seed": cell.seed}
+        if cell.poisoned:
+            drawn = {"path": str(self._poisoned(cell, DataSource.model_validate(drawn)))}
         return {
             "model": {"path": str(self.options.victims / self.victims[cell.victim]["file"])},
-            "clean_data": {
-                "path": str(data / "train.parquet"),
-                "images": cell.images,
-                "seed": cell.seed,
-            },
+            "clean_data": drawn,
             "evaluation_data": {"path": str(data / "test.parquet")},
             "method": cell.settings(),
             "probes": self.probes(cell.victim),
@@ -203,6 +217,30 @@ class Grid:
             "curve_images": self.options.curve_images if cell.curve else 0,
             "durability": cell.durability,
         }
+
+    def _poisoned(self, cell: Cell, data: DataSource) -> Path:
+        """The file of the same draw of clean images, some with the victim's trigger."""
+        path: Path = self.options.work / (
+            f"{cell.victim}-{cell.images}-{cell.seed}-{cell.poisoned:g}.npz"
+        )
+        if not path.is_file():
+            source = open_source(data)
+            images = decode(
+                source,
+                draw(source.labels, cell.images, cell.seed),
+                input_size=SIZE,
+                channels=3,
+                folder=self.options.work / "decoded",
+            )
+            (probe,) = self.probes(cell.victim)
+            trigger = make_trigger(
+                PROBE.validate_python(probe), input_size=SIZE, channels=3, num_classes=10
+            )
+            poisoned, _ = with_triggers(
+                images, trigger, cell.poisoned, cell.seed, own_class=cell.victim in OWN_CLASS
+            )
+            np.savez(path, images=poisoned.images, labels=poisoned.labels)
+        return path
 
     def _save(self) -> None:
         self.options.results.mkdir(parents=True, exist_ok=True)
@@ -237,6 +275,21 @@ def add_options(parser: argparse.ArgumentParser, work: str) -> None:
     parser.add_argument("--cached", action="store_true", help="run nothing: print what is there")
 
 
+def with_triggers(
+    images: ImageSet, trigger: Trigger, share: float, seed: int, *, own_class: bool
+) -> tuple[ImageSet, NDArray[np.int64]]:
+    """Some images with a trigger and its target's label, and where they are."""
+    pixels, labels = np.array(images.images), np.array(images.labels)
+    candidates = np.flatnonzero((labels == trigger.target_class) == own_class)
+    generator = np.random.default_rng(seed)
+    count = min(round(share * len(labels)), len(candidates))
+    places = np.sort(generator.choice(candidates, count, replace=False))
+    if count:
+        pixels[places] = trigger.apply(torch.from_numpy(pixels[places])).numpy()
+        labels[places] = trigger.target_class
+    return ImageSet(pixels, labels, images.class_names, images.names), places
+
+
 def measured(evaluation: Evaluation) -> dict[str, Any]:
     """ACC, and ASR and RA by trigger, in per cent."""
     return {
@@ -268,6 +321,8 @@ def record(cell: Cell, report: Report) -> dict[str, Any]:
         "versions": report.versions,
         "date": datetime.now(UTC).date().isoformat(),
     }
+    if report.screening is not None:
+        kept["left_out"] = report.screening.left_out
     if report.durability is not None:
         kept["durability"] = _durability(report.durability)
     return kept

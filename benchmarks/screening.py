@@ -19,12 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
-from benchmarks.grid import TWIN, add_options, command_of
-from sanitizer.attacks.trigger import Trigger, make_trigger
+from benchmarks.grid import OWN_CLASS, PROBE, SIZE, TWIN, add_options, command_of, with_triggers
+from sanitizer.attacks.trigger import make_trigger
 from sanitizer.compute import prepare
 from sanitizer.data.image_set import ImageSet, decode
 from sanitizer.data.readers import open_source
@@ -34,16 +32,11 @@ from sanitizer.evaluation.screening import Screen
 from sanitizer.networks.registry import build_network
 from sanitizer.networks.taps import find_taps
 from sanitizer.randomness import make_generator
-from sanitizer.spec import DataSource, Probe
+from sanitizer.spec import DataSource
 
 CLASSES = 10
-SIZE = (32, 32)
 IMAGES = (2500, 500)
 SHARES = (0.0, 0.01, 0.02, 0.05)
-OWN_CLASS = ("sig", "refool", "cl")
-"""Attacks that leave labels right: their images are taken from the target's class."""
-
-PROBE: TypeAdapter[Probe] = TypeAdapter(Probe)
 
 
 @dataclass(frozen=True)
@@ -79,21 +72,6 @@ def cases(victims: Mapping[str, Any], seeds: int) -> Iterator[Case]:
                 for attack in attacks if victim == TWIN else [victim]:
                     for share in SHARES[1:]:
                         yield Case(victim, attack, images, share, seed)
-
-
-def with_triggers(
-    images: ImageSet, trigger: Trigger, share: float, seed: int, *, own_class: bool
-) -> tuple[ImageSet, NDArray[np.int64]]:
-    """Some images with a trigger and its target's label, and where they are."""
-    pixels, labels = np.array(images.images), np.array(images.labels)
-    candidates = np.flatnonzero((labels == trigger.target_class) == own_class)
-    generator = np.random.default_rng(seed)
-    count = min(round(share * len(labels)), len(candidates))
-    places = np.sort(generator.choice(candidates, count, replace=False))
-    if count:
-        pixels[places] = trigger.apply(torch.from_numpy(pixels[places])).numpy()
-        labels[places] = trigger.target_class
-    return ImageSet(pixels, labels, images.class_names, images.names), places
 
 
 def screened(case: Case, options: argparse.Namespace, source: ImageSet) -> dict[str, Any]:
