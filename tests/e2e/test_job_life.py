@@ -67,7 +67,7 @@ def test_a_job_runs_to_a_sanitized_model_with_its_evidence(
     statuses = [event["data"]["status"] for event in events if event["type"] == "status"]
     assert statuses == ["queued", "running", "succeeded"]
     stages = [event["data"]["stage"] for event in events if event["type"] == "stage"]
-    assert stages == ["load", "baseline", "teacher", "distil", "evaluate", "write"]
+    assert stages == ["load", "screen", "baseline", "teacher", "distil", "evaluate", "write"]
     assert events_of(user, job_id, last=3) == events[3:]
 
     metrics = user.http.get(f"/v1/jobs/{job_id}/metrics", params={"limit": 100}).json()["data"]
@@ -122,7 +122,7 @@ def test_one_trace_crosses_the_request_the_worker_and_the_child(
     (job,) = (span for span in of_job(spans) if span.name == "job")
     mine = [span for span in spans if span.trace_id == job.trace_id]
     names = {span.span_id: span.name for span in mine}
-    stages = ("load", "baseline", "teacher", "distil", "evaluate", "write")
+    stages = ("load", "screen", "baseline", "teacher", "distil", "evaluate", "write")
     assert [
         (span.service, span.name, names.get(span.parent_id))
         for span in sorted(mine, key=lambda span: (span.service, span.begins))

@@ -131,7 +131,7 @@ def test_only_the_leader_speaks_and_the_result_is_last(
     folder, events, errors, code = finished
     assert errors == ""
     stages = [str(event.stage) for event in events if isinstance(event, StageEvent)]
-    assert stages == ["load", "baseline", "teacher", "distil", "evaluate", "write"]
+    assert stages == ["load", "screen", "baseline", "teacher", "distil", "evaluate", "write"]
     results = [number for number, e in enumerate(events) if isinstance(e, ResultEvent)]
     assert results == [len(events) - 1]
     report = Report.model_validate_json((folder / "out" / "report.json").read_bytes())
