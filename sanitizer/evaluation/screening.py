@@ -26,8 +26,9 @@ from sanitizer.randomness import make_generator
 
 CARRIED_RATE = 0.5
 """Of images of other classes that the difference of two parts leads to the class, over those that
-its shuffled pixels do: from here on one of them carries a trigger. Parts of clean development
-classes came to 0.21, triggered ones to 0.74 and more (docs/results/screening.md)."""
+as strong a difference of any two halves does: from here on one of them carries a trigger. Parts of
+clean development classes came to 0.21, triggered ones to 0.74 and more
+(docs/results/screening.md)."""
 
 TELLING = 0.1
 """Difference of two such rates, below which they do not tell which part carries it: the smaller."""
@@ -202,15 +203,12 @@ class Screen:
                 continue
             means = [sum_of(images, part) / len(part) for part in parts]
             difference = means[0] - means[1]
-            signed = {
-                self._led(pixels, sign * difference, target): sign * difference for sign in (1, -1)
-            }
-            rate = max(signed)
+            rate = max(self._led(pixels, sign * difference, target) for sign in (1, -1))
             if rate < CARRIED_RATE:
                 continue
-            # As strong a change without a shape must not: some models bear none at all.
-            shuffled = _shuffled(signed[rate], target)
-            if rate - self._led(pixels, shuffled, target) < CARRIED_RATE:
+            # As strong a difference of any two halves must not: some models bear no change at all.
+            halved = _difference_of_halves(images, right, difference)
+            if rate - self._led(pixels, halved, target) < CARRIED_RATE:
                 continue
             # A stripe, say, misleads when it is taken away as well as when it is added: which part
             # has it shows beside other classes.
@@ -280,11 +278,14 @@ class _Others:
         return np.ascontiguousarray(self.pixels[chosen])
 
 
-def _shuffled(change: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """The same values at other places, channels together."""
-    channels, height, width = change.shape
-    order = torch.randperm(height * width, generator=make_generator(seed, "shuffled")).numpy()
-    return change.reshape(channels, -1)[:, order].reshape(change.shape)
+def _difference_of_halves(
+    images: ImageSet, places: NDArray[np.int64], like: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Of every other image's mean picture and the rest's, as strong as another difference."""
+    halves = [sum_of(images, half) / len(half) for half in (places[::2], places[1::2])]
+    difference = halves[0] - halves[1]
+    size = np.sqrt(np.square(difference).mean())
+    return difference * (np.sqrt(np.square(like).mean()) / max(float(size), 1e-12))
 
 
 def splits_of(features: Tensor) -> list[Split]:
