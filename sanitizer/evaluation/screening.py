@@ -284,8 +284,9 @@ def _difference_of_halves(
     """Of every other image's mean picture and the rest's, as strong as another difference."""
     halves = [sum_of(images, half) / len(half) for half in (places[::2], places[1::2])]
     difference = halves[0] - halves[1]
-    size = np.sqrt(np.square(difference).mean())
-    return difference * (np.sqrt(np.square(like).mean()) / max(float(size), 1e-12))
+    mine, wanted = (float(np.sqrt(np.square(each).mean())) for each in (difference, like))
+    scaled: NDArray[np.float64] = difference * (wanted / max(mine, 1e-12))
+    return scaled
 
 
 def splits_of(features: Tensor) -> list[Split]:
