@@ -34,7 +34,7 @@ def request(user: User, shared: Path, **changes: Any) -> dict[str, Any]:
 def test_the_checkpoint_as_it_comes_is_measured_and_written_back_in_its_format(
     user: User, shared: Path, tmp_path: Path
 ) -> None:
-    once = {"phases": [{"epochs": 1, "learning_rate": 0.01}]}
+    once = {"phases": [{"epochs": 1, "learning_rate": 0.01}], "least_epoch_images": 0}
     body = request(
         user, shared, method={"name": "argd", "preset": "paper", "teacher": once, "student": once}
     )

@@ -126,7 +126,7 @@ def test_the_figures_are_those_of_the_file_in_its_own_precision(tmp_path: Path) 
     (tmp_path / "suspect.pth").write_bytes(
         (tmp_path / "out" / "sanitized-suspect.pth").read_bytes()
     )
-    still = {"phases": [{"epochs": 1, "learning_rate": 1e-12}]}
+    still = {"phases": [{"epochs": 1, "learning_rate": 1e-12}], "least_epoch_images": 0}
     again = write_spec(tmp_path, method={"name": "finetune", "training": still})
     second, _events = run(again, tmp_path / "again")
     assert second.before == report.after
@@ -336,7 +336,7 @@ def test_what_is_kept_is_what_its_method_made_alone_of_the_same_images(
     }
     single, _ = run(write_spec(tmp_path / "in", method=alone), tmp_path / "alone")
     # One that learns nothing comes first: what it did must leave no trace.
-    idle = {"phases": [{"epochs": 1, "learning_rate": 1e-9}]}
+    idle = {"phases": [{"epochs": 1, "learning_rate": 1e-9}], "least_epoch_images": 0}
     first = {
         **alone,
         "methods": ["argd", "ft_sam"],

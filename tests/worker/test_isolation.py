@@ -208,7 +208,7 @@ class TestRealRun:
 
     def test_processes_that_share_a_run_meet_within(self, runs: Runs) -> None:
         folder = runs.folder("job_shared")
-        once = {"phases": [{"epochs": 1, "learning_rate": 0.01}]}
+        once = {"phases": [{"epochs": 1, "learning_rate": 0.01}], "least_epoch_images": 0}
         method = {"name": "finetune", "training": once}
         write_spec(folder.input, method=method, devices=2).rename(folder.spec)
         child = runs.start(folder, *_sanitizer(folder), uses_tcp=True)

@@ -12,6 +12,7 @@ from tests.sanitizer.methods import runs
 from tests.sanitizer.methods.networks import SHAPE, batch, fresh, in_doubles, share_right, trained
 
 TRAINING = {
+    "least_epoch_images": 0,
     "phases": [{"epochs": 4, "learning_rate": 0.02}, {"epochs": 2, "learning_rate": 0.005}],
     "batch_size": 20,
     **runs.PLAIN,

@@ -16,6 +16,7 @@ from tests.sanitizer.methods import runs
 from tests.sanitizer.methods.networks import batch, in_doubles, share_right, trained
 
 TRAINING = {
+    "least_epoch_images": 0,
     "phases": [{"epochs": 2, "learning_rate": 0.01}, {"epochs": 1, "learning_rate": 0.001}],
     "batch_size": 40,
     **runs.PLAIN,

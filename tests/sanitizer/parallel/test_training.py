@@ -27,6 +27,7 @@ from tests.sanitizer.parallel.conftest import Processes
 CPU = torch.device("cpu")
 IMAGES = 66
 TRAINING = {
+    "least_epoch_images": 0,
     "phases": [{"epochs": 2, "learning_rate": 0.05}],
     "batch_size": 32,  # and 2 in the last: of three processes one has none
     "crop_padding": 1,
@@ -66,6 +67,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "training": {
             **TRAINING,
             "optimizer": "adam",
+            "least_epoch_images": 0,
             "phases": [{"epochs": 2, "learning_rate": 1e-3}],
         },
         "perturbed_share": 0.3,
