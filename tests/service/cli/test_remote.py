@@ -1,5 +1,6 @@
 """The client against the real server, over connections that hold and connections that break."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from tests.service.cli.breaking import breaking
 
 def no_pause(_seconds: float) -> None:
     """Tests need not wait."""
+
+
+def short_pause(seconds: float) -> None:
+    """Long enough for a server that is still at work on the first try."""
+    time.sleep(seconds / 2)
 
 
 def body_for(api: Remote, model_file: Path, images_zip: Path) -> dict[str, Any]:
@@ -38,10 +44,11 @@ def test_an_upload_whose_answer_is_lost_is_done_once(login: Login, model_file: P
     counted: list[int] = []
     with (
         breaking(login.url, 0, 10) as wire,
-        Remote(Login(wire.url, login.api_key), pause=no_pause) as remote,
+        Remote(Login(wire.url, login.api_key), pause=short_pause) as remote,
     ):
         model = remote.upload_model(model_file, {}, counted.append)
-        assert wire.connections == 3
+        # More, where the server had not done with the first when the third came.
+        assert wire.connections >= 3
         assert sum(counted) >= model_file.stat().st_size
         page = remote._list("/v1/models", {}, None)
     assert [item["id"] for item in page.data] == [model.id]
@@ -53,7 +60,7 @@ def test_a_job_whose_answer_is_lost_is_submitted_once(
     body = body_for(api, model_file, images_zip)
     with (
         breaking(login.url, 30) as wire,
-        Remote(Login(wire.url, login.api_key), pause=no_pause) as remote,
+        Remote(Login(wire.url, login.api_key), pause=short_pause) as remote,
     ):
         job = remote.create_job(body)
     assert [item["id"] for item in api.jobs().data] == [job.id]
