@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.runs import run, training_seconds
 from benchmarks.victims import ARCHITECTURE, CHANNELS, CLASSES, store, training_of
 from sanitizer.attacks.poison import poison, poison_own_class, trigger_for
+from sanitizer.attacks.refool import RefoolRecipe
 from sanitizer.attacks.victim import train_on
 from sanitizer.compute import prepare
 from sanitizer.data.image_set import ImageSet, decode
@@ -53,12 +54,12 @@ class Development:
     """One victim.
 
     Attributes:
-        probe: Its trigger; the clean twin is measured with all of them.
+        trigger: Or how it is made of the images; the clean twin is measured with all of them.
         fraction: Of the images that are poisoned: of other classes, or of its own.
         own_class: Whether labels stay right.
     """
 
-    probe: Probe
+    trigger: Probe | RefoolRecipe
     fraction: float
     own_class: bool = False
 
@@ -77,6 +78,18 @@ ATTACKS: Mapping[str, Development] = {
     "blend": Development(BlendProbe(name="blend", target_class=7, alpha=0.15, noise_seed=11), 0.1),
     "warp": Development(
         WarpProbe(name="warp", target_class=8, strength=2.0, grid=4, field_seed=3), 0.15
+    ),
+    "reflection": Development(
+        RefoolRecipe(
+            target_class=5,
+            weight=0.55,
+            pictures=1,
+            max_brightness=90,
+            ghost=(1, 4),
+            ghost_weight=0.3,
+        ),
+        fraction=0.8,
+        own_class=True,
     ),
 }
 
@@ -113,15 +126,34 @@ def training_images(shared: Path, folder: Path) -> ImageSet:
     return decode(source, places, input_size=(32, 32), channels=3, folder=folder)
 
 
+def trained_on(images: ImageSet) -> ImageSet:
+    """Of the whole training file, those that victims are trained on."""
+    return images.subset(np.array(TRAINED, dtype=np.int64))
+
+
+def probe_of(name: str, images: ImageSet) -> Probe:
+    """The trigger of an attack, as a request describes it.
+
+    Args:
+        images: What victims are trained on.
+    """
+    trigger = ATTACKS[name].trigger
+    return (
+        trigger.prepare(images, seed=1).probe(name)
+        if isinstance(trigger, RefoolRecipe)
+        else trigger
+    )
+
+
 def make_victim(options: argparse.Namespace, name: str, images: ImageSet) -> Path:
     """The file of a development victim, which is trained if it is not there."""
     path: Path = options.work / "victims" / f"{name}.safetensors"
     if path.is_file():
         return path
-    trained = images.subset(np.array(TRAINED, dtype=np.int64))
+    trained = trained_on(images)
     if name != TWIN:
         attack = ATTACKS[name]
-        trigger = trigger_for(attack.probe, trained, CLASSES)
+        trigger = trigger_for(probe_of(name, trained), trained, CLASSES)
         poisoning = poison_own_class if attack.own_class else poison
         trained = poisoning(trained, trigger, attack.fraction, seed=1).image_set
     network = build_network(ARCHITECTURE, CLASSES, CHANNELS, make_generator(1, "weights"))
@@ -161,7 +193,7 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         places = clean_places(images.labels, options.images, seed)
         clean = write_images(options.work / f"clean-{options.images}-{seed}.npz", images, places)
         for name in options.only:
-            probes = [a.probe for n, a in ATTACKS.items() if name in (n, TWIN)]
+            probes = [probe_of(n, trained_on(images)) for n in ATTACKS if name in (n, TWIN)]
             victim = make_victim(options, name, images)
             for variant in options.variants:
                 spec = {

@@ -43,17 +43,25 @@ class HardenedStep(SharpnessAwareStep):
     Args:
         step: Whose network is trained, and on whose losses.
         hardening: Bounds and weights.
-        seed_parts: What the first perturbation is drawn from.
+        seed_parts: What the first perturbation and all triggers are drawn from.
+        pictures: What some triggers are made of, uint8 [m, C, H, W]; needed for random triggers.
     """
 
     network: PerturbedNetwork
 
-    def __init__(self, step: Step, hardening: Hardening, seed_parts: tuple[int | str, ...]) -> None:
+    def __init__(
+        self,
+        step: Step,
+        hardening: Hardening,
+        seed_parts: tuple[int | str, ...],
+        pictures: Tensor | None = None,
+    ) -> None:
         network = PerturbedNetwork(step.network)
         super().__init__(network, hardening.rho, step.precision, step.group)
         self.step = step
         self.hardening = hardening
         self._seed_parts = seed_parts
+        self._pictures = pictures
         self._leaf: Tensor | None = None
         self._moment = (0, 0)
         self._changed: Tensor | None = None
@@ -108,10 +116,13 @@ class HardenedStep(SharpnessAwareStep):
             count: Images of it that are perturbed.
         """
         if self._changed is None:
+            if self._pictures is None:
+                raise RuntimeError("random triggers are made of pictures, and there are none")
             generator = make_generator(*self._seed_parts, "triggers", *self._moment)
             rows = torch.zeros(count, dtype=torch.bool)
             rows[self.group.share(size)] = True
-            self._changed = with_random_triggers(images, generator, rows)
+            self._pictures = self._pictures.to(images.device)
+            self._changed = with_random_triggers(images, generator, rows, self._pictures)
         return self._changed
 
     def gradients(self, output: StepOutput, parameters: Sequence[Tensor]) -> list[Tensor | None]:

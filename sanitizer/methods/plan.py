@@ -39,6 +39,7 @@ from sanitizer.methods.hardening import HardenedStep
 from sanitizer.methods.i_bau import IBauStep
 from sanitizer.methods.mcr import CurveStep, recompute_statistics
 from sanitizer.methods.nad import NadStep
+from sanitizer.methods.random_triggers import pictures_of
 from sanitizer.methods.step import Step
 from sanitizer.networks.taps import TapPoint
 from sanitizer.parallel.group import ALONE, Group
@@ -80,6 +81,7 @@ class Bench:
         seed: Of the run.
         precision: What the networks compute in.
         group: Who shares each batch.
+        clean: What is trained on; some methods make pictures of it.
     """
 
     student: nn.Module
@@ -88,6 +90,7 @@ class Bench:
     seed: int
     precision: torch.dtype = torch.float32
     group: Group = ALONE
+    clean: ImageSet | None = None
 
 
 @dataclass(frozen=True)
@@ -349,7 +352,10 @@ def _leave_curve(step: Step, config: McrConfig) -> None:
 def _hardened(step: Step, hardening: Hardening, bench: Bench, stage: Stage) -> Step:
     if not hardening.is_on:
         return step
-    return HardenedStep(step, hardening, (bench.seed, stage, "perturbation"))
+    pictures = None
+    if hardening.random_triggers and bench.clean is not None:
+        pictures = pictures_of(bench.clean, bench.seed)
+    return HardenedStep(step, hardening, (bench.seed, stage, "perturbation"), pictures)
 
 
 def _teaching_step(bench: Bench, config: ArgdConfig) -> Step:

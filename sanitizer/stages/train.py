@@ -24,6 +24,7 @@ def run_method(run: Run, method: SingleMethodConfig) -> None:
         run.spec.seed,
         run.precision,
         run.group,
+        run.trained_on,
     )
     for role, weights in run.state.networks.items():
         getattr(bench, role).load_state_dict(weights)

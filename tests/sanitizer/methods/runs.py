@@ -73,7 +73,7 @@ def run(
     image_set = images or clean_images()
     finished: dict[str, dict[str, Tensor]] = {}
     figures: list[dict[str, float]] = []
-    bench = _bench(suspect, finished)
+    bench = _bench(suspect, finished, image_set)
     for stage in plan(METHOD_ADAPTER.validate_python(method)):
         if isinstance(stage, ChangingStage):
             stage.change(bench, image_set, lambda _images: None)
@@ -86,20 +86,20 @@ def run(
                 _train(stage, bench, image_set, hooks, state)
             except Killed:
                 state = LoopState(**torch.load(io.BytesIO(hooks.saved), weights_only=True))
-                bench = _bench(suspect, finished)
+                bench = _bench(suspect, finished, image_set)
                 continue
             finally:
                 figures += hooks.figures
             break
         finished[stage.trains] = deepcopy(getattr(bench, stage.trains).state_dict())
         if die_after:
-            bench = _bench(suspect, finished)
+            bench = _bench(suspect, finished, image_set)
     return finished["student"], figures
 
 
-def _bench(suspect: nn.Module, finished: dict[str, dict[str, Tensor]]) -> Bench:
+def _bench(suspect: nn.Module, finished: dict[str, dict[str, Tensor]], images: ImageSet) -> Bench:
     taps = find_taps(deepcopy(suspect), "wrn-10-1", (8, 8), 1)
-    bench = Bench(deepcopy(suspect), deepcopy(suspect), taps, SEED)
+    bench = Bench(deepcopy(suspect), deepcopy(suspect), taps, SEED, clean=images)
     for role, weights in finished.items():
         getattr(bench, role).load_state_dict(weights)
     return bench

@@ -8,7 +8,7 @@ from torch.nn import functional
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.hardening import ASCENT, HardenedStep, no_statistics
 from sanitizer.methods.plan import Bench, TrainingStage, plan
-from sanitizer.methods.random_triggers import with_random_triggers
+from sanitizer.methods.random_triggers import pictures_of, with_random_triggers
 from sanitizer.networks.taps import find_taps
 from sanitizer.randomness import make_generator
 from sanitizer.spec import ArgdConfig, Hardening
@@ -32,10 +32,13 @@ METHOD = {
     "student_hardening": {"rho": 0.5, "perturbation": 20},
 }
 BOUND = 20 / 255
+PICTURES = pictures_of(runs.clean_images(), 0)
 
 
 def hardened(network: nn.Module, **settings: float | bool) -> HardenedStep:
-    return HardenedStep(FinetuneStep(network), Hardening.model_validate(settings), (0, "test"))
+    return HardenedStep(
+        FinetuneStep(network), Hardening.model_validate(settings), (0, "test"), PICTURES
+    )
 
 
 def root_mean_square(values: Tensor) -> float:
@@ -124,7 +127,7 @@ def test_random_triggers_are_new_in_each_step_and_the_same_at_worse_weights() ->
     later = step(images, labels).losses
 
     drawn = make_generator(0, "test", "triggers", 0, 3)
-    changed = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool))
+    changed = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool), PICTURES)
     expected = 0.7 * functional.cross_entropy(twin(changed), labels[:4])
     torch.testing.assert_close(losses["perturbed"], expected)
     assert torch.equal(losses["perturbed"], again["perturbed"])
@@ -139,7 +142,7 @@ def test_a_perturbation_is_put_on_top_of_random_triggers() -> None:
     images, labels = batch(8)
     losses = step(images, labels).losses
     drawn = make_generator(0, "test", "triggers", 0, 0)
-    changed = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool))
+    changed = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool), PICTURES)
     perturbed = (changed + step.network.perturbation).clamp(0, 1)
     expected = 0.25 * functional.cross_entropy(twin(perturbed), labels[:4])
     torch.testing.assert_close(losses["perturbed"], expected)

@@ -1,12 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from sanitizer.methods.random_triggers import KINDS, with_random_triggers
+from sanitizer.data.image_set import ImageSet
+from sanitizer.methods.random_triggers import KINDS, pictures_of, with_random_triggers
 
-GRATING, BLENDED, PATCHED, WARPED = range(KINDS)
+GRATING, BLENDED, REFLECTED, PATCHED, WARPED = range(KINDS)
 ALL = torch.ones(40, dtype=torch.bool)
 
 
@@ -18,6 +20,15 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def changed_by(
+    images: Tensor, rows: Tensor = ALL, *, seed: int = 0, pictures: Tensor | None = None
+) -> Tensor:
+    if pictures is None:
+        shape = (6, *images.shape[1:])
+        pictures = torch.randint(256, shape, dtype=torch.uint8, generator=generator(9))
+    return with_random_triggers(images, generator(seed), rows, pictures)
+
+
 def of_kind(kind: int, images: Tensor) -> Tensor:
     return images[kind::KINDS]
 
@@ -25,15 +36,15 @@ def of_kind(kind: int, images: Tensor) -> Tensor:
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 8), (3, 65)])
 def test_every_image_is_changed_and_stays_an_image(channels: int, side: int) -> None:
     images = torch.rand(40, channels, side, side, generator=generator(1))
-    changed = with_random_triggers(images, generator(), ALL)
+    changed = changed_by(images)
     assert changed.shape == images.shape
     assert float(changed.min()) >= 0
     assert float(changed.max()) <= 1
-    assert ((changed - images).abs().flatten(1).max(dim=1).values > 0.01).all()
+    assert ((changed - images).abs().flatten(1).max(dim=1).values > 1e-3).all()
 
 
 def test_gratings_are_grey_waves_within_their_amplitude() -> None:
-    waves = of_kind(GRATING, with_random_triggers(grey(), generator(), ALL)) - 0.5
+    waves = of_kind(GRATING, changed_by(grey())) - 0.5
     assert torch.equal(waves[:, 0], waves[:, 2])
     largest = waves.abs().flatten(1).max(dim=1).values
     assert (largest <= 24 / 255 + 1e-6).all()
@@ -43,7 +54,7 @@ def test_gratings_are_grey_waves_within_their_amplitude() -> None:
 
 
 def test_patches_are_squares_of_their_sides() -> None:
-    changed = of_kind(PATCHED, with_random_triggers(grey(200), generator(), ALL.repeat(5))) != 0.5
+    changed = of_kind(PATCHED, changed_by(grey(200), ALL.repeat(5))) != 0.5
     for mask in changed.any(dim=1):
         rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
         height, width = (int(v.max() - v.min()) + 1 for v in (rows, columns))
@@ -54,41 +65,88 @@ def test_patches_are_squares_of_their_sides() -> None:
 
 def test_blended_images_are_nearer_to_the_image_than_to_what_came_in() -> None:
     images = torch.rand(40, 3, 32, 32, generator=generator(1))
-    changed = of_kind(BLENDED, with_random_triggers(images, generator(), ALL))
+    changed = of_kind(BLENDED, changed_by(images))
     kept = of_kind(BLENDED, images)
     assert ((changed - kept).abs() <= 0.3).all()
     along = ((changed - 0.5) * (kept - 0.5)).mean(dim=(1, 2, 3)) / (kept - 0.5).square().mean()
     assert (along > 0.6).all()
 
 
+def test_reflections_are_added_and_are_of_one_picture() -> None:
+    dark = torch.full((40, 1, 12, 12), 0.1)
+    half = torch.zeros((1, 1, 12, 12), dtype=torch.uint8)
+    half[..., 6:] = 153
+    added = of_kind(REFLECTED, changed_by(dark, pictures=half)) - 0.1
+    strongest = added.flatten(1).max(dim=1).values
+    assert (added >= 0).all()
+    assert ((strongest >= 0.6 * 0.4 - 1e-6) & (strongest <= 0.6 * 1.4 + 1e-6)).all()
+    # A blur or a ghost of two pixels at most leaves the sides apart.
+    sides = added.mean(dim=(1, 2))[:, [0, -1]]
+    darker, brighter = sides.sort(dim=1).values.unbind(dim=1)
+    torch.testing.assert_close(brighter, strongest)
+    assert (darker <= strongest / 2 + 1e-6).all()
+    assert len({round(float(value), 3) for value in strongest}) > 1
+    mirrored = sides[:, 0] > sides[:, 1]
+    assert mirrored.any()
+    assert not mirrored.all()
+
+
+def test_a_ghost_is_the_same_picture_further_on() -> None:
+    point = torch.zeros((1, 1, 24, 24), dtype=torch.uint8)
+    point[..., 12, 12] = 255
+    made = of_kind(
+        REFLECTED, changed_by(torch.zeros(200, 1, 24, 24), ALL.repeat(5), pictures=point)
+    )
+    doubled = [image[0] for image in made if int((image > 0).sum()) == 2]
+    assert doubled
+    for image in doubled:
+        (first, second) = (image > 0).nonzero()
+        assert ((second - first >= 1) & (second - first <= 4)).all()
+        assert image[tuple(second)] <= image[tuple(first)] + 1e-6
+
+
+def test_pictures_are_images_of_the_set_each_once_and_not_too_many() -> None:
+    images = torch.randint(256, (300, 1, 4, 4), dtype=torch.uint8, generator=generator(1)).numpy()
+    whole = ImageSet.from_arrays(images, np.zeros(300, dtype=np.int64))
+    pictures = pictures_of(whole, 3)
+    assert pictures.dtype == torch.uint8
+    known = {image.tobytes() for image in images}
+    chosen = {picture.numpy().tobytes() for picture in pictures}
+    assert len(chosen) == len(pictures) == 256
+    assert chosen <= known
+    assert torch.equal(pictures, pictures_of(whole, 3))
+    assert not torch.equal(pictures, pictures_of(whole, 4))
+    assert len(pictures_of(whole.subset(np.arange(7)), 3)) == 7
+
+
 def test_a_warp_moves_pixels_and_makes_no_new_values() -> None:
     ramp = torch.linspace(0, 1, 32).expand(40, 3, 32, 32).contiguous()
-    moved = of_kind(WARPED, with_random_triggers(ramp, generator(), ALL)) - of_kind(WARPED, ramp)
+    moved = of_kind(WARPED, changed_by(ramp)) - of_kind(WARPED, ramp)
     # A step of the ramp is a pixel: 1/31.
     mean = moved.abs().mean(dim=(1, 2, 3)) * 31
     assert (mean < 1.5).all()
     assert float(mean.max()) > 0.3
-    bent = of_kind(WARPED, with_random_triggers(grey(), generator(), ALL))
+    bent = of_kind(WARPED, changed_by(grey()))
     torch.testing.assert_close(bent, of_kind(WARPED, grey()))
 
 
 def test_shares_of_a_batch_get_what_the_whole_would() -> None:
     images = torch.rand(40, 3, 16, 16, generator=generator(1))
-    whole = with_random_triggers(images, generator(), ALL)
+    whole = changed_by(images)
     parts = []
     for rows in (slice(0, 13), slice(13, 40)):
         mine = torch.zeros(40, dtype=torch.bool)
         mine[rows] = True
-        parts.append(with_random_triggers(images[rows], generator(), mine))
+        parts.append(changed_by(images[rows], mine))
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_nobodys_share_is_empty() -> None:
     none = torch.zeros(40, dtype=torch.bool)
-    assert len(with_random_triggers(grey(0), generator(), none)) == 0
+    assert len(changed_by(grey(0), none)) == 0
 
 
 def test_the_same_seed_gives_the_same_and_another_another() -> None:
-    first, same, other = (with_random_triggers(grey(), generator(s), ALL) for s in (0, 0, 1))
+    first, same, other = (changed_by(grey(), seed=s) for s in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)

@@ -104,8 +104,8 @@ def train_all(group: Group, method: dict[str, Any]) -> tuple[dict[str, Tensor], 
     """The student's weights after all stages of a method, and the figures of each epoch."""
     network = build_network("wrn-10-1", 10, 1, generator=make_generator(0)).double()
     taps = find_taps(network, "wrn-10-1", (8, 8), 1)
-    bench = Bench(network, deepcopy(network), taps, seed=3, group=group)
     image_set = ImageSet.from_arrays(*digits(0, IMAGES))
+    bench = Bench(network, deepcopy(network), taps, seed=3, group=group, clean=image_set)
     hooks = Figures()
     for stage in plan(METHOD_ADAPTER.validate_python(method)):
         if isinstance(stage, ChangingStage):
