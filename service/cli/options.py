@@ -73,6 +73,13 @@ Seed = Annotated[int | None, typer.Option(help="Of every random choice of the ru
 Devices = Annotated[
     int | None, typer.Option(help="So many devices of one machine share the run; 1 if left out.")
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="What training computes in: float32, bfloat16, or auto, which takes bfloat16 where "
+        "the processor has it; auto if left out."
+    ),
+]
 MetadataPairs = Annotated[
     list[str] | None,
     typer.Option("--metadata", metavar="KEY=VALUE", help="A pair of your own; may be repeated."),

@@ -44,6 +44,7 @@ def run(
     durability: options.Durability = None,
     seed: options.Seed = None,
     devices: options.Devices = None,
+    precision: options.Precision = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of the checkpoint; OUT/work if left out.")
     ] = None,
@@ -65,6 +66,7 @@ def run(
         durability=durability,
         seed=seed,
         devices=devices,
+        precision=precision,
     )
     if spec is not None and asked:
         raise WrongUsage(f"Either {spec} or options that say what to run, not both.")

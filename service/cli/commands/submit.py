@@ -37,6 +37,7 @@ def submit(
     durability: options.Durability = None,
     seed: options.Seed = None,
     devices: options.Devices = None,
+    precision: options.Precision = None,
     name: Annotated[str | None, typer.Option(help="For people.")] = None,
     metadata: options.MetadataPairs = None,
     request: Annotated[
@@ -68,6 +69,7 @@ def submit(
         durability=durability,
         seed=seed,
         devices=devices,
+        precision=precision,
         name=name,
         metadata=options.pairs(metadata, "--metadata") if metadata else None,
     )

@@ -107,7 +107,7 @@ def test_submit_sends_what_the_options_say(
     options = ["--clean-images", "20", "--clean-seed", "3", "--probe", str(probe), "--seed", "7"]
     method = ["--method", "argd", "--preset", "paper", "--set", "student.batch_size=32"]
     policy = ["--max-asr", "0.1", "--max-accuracy-drop", "0.02", "--name", "nightly"]
-    asked = [*options, *method, *policy, "--durability"]
+    asked = [*options, *method, *policy, "--durability", "--precision", "float32"]
     job_id = submitted(run_command, model_file, images_zip, *asked)
     request = api.job(job_id).document["request"]
     assert request["clean_data"]["images"] == 20
@@ -118,6 +118,7 @@ def test_submit_sends_what_the_options_say(
     assert request["policy"]["max_accuracy_drop"] == 0.02
     assert (request["seed"], request["name"]) == (7, "nightly")
     assert (request["durability"], request["inspect"]) == (True, False)
+    assert request["precision"] == "float32"
 
 
 def test_options_are_laid_over_the_request_of_a_file(
