@@ -23,6 +23,7 @@ from sanitizer.stages.retune import retune
 from sanitizer.stages.run import Run
 from sanitizer.stages.screen import screen_images
 from sanitizer.stages.search import search
+from sanitizer.stages.train import scale_warning
 from sanitizer.stages.write import Results, deliver, write
 
 
@@ -92,6 +93,8 @@ def _executed(run: Run) -> Report:
     if run.spec.inspect or run.chooses:
         found_before = search(run, Stage.INSPECT, "Searching the model as it came for triggers.")
     train_and_choose(run, found_before)
+    if warning := scale_warning(run.state.finished):
+        run.journal.warn("backed_off", warning)
     model_path = deliver(run)
     after = measure(run, Stage.EVALUATE, "Measuring the sanitized model.")
     durability = retune(run)

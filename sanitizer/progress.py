@@ -25,6 +25,11 @@ class Progress:
         self._planned = planned
         self._done = done
         self._last: tuple[Stage | None, float] = (None, 0.0)
+        self._told = 0.0
+
+    def lose(self, work: float) -> None:
+        """Work that was done counts no longer, and is to be done again."""
+        self._done -= work
 
     def add(
         self,
@@ -45,10 +50,12 @@ class Progress:
         self._last = (stage, now)
         # 1 is for the result: rounding and skipped work must not reach it before.
         fraction = min(self._done / self._planned, 0.999) if self._planned else 0.0
+        # What is lost is made up for, but nobody wants to see a bar go back.
+        self._told = max(self._told, fraction)
         self._emit(
             ProgressEvent(
                 stage=stage,
-                fraction=round(fraction, 4),
+                fraction=round(self._told, 4),
                 epoch=epoch,
                 epochs=epochs,
                 step=step,

@@ -42,6 +42,8 @@ class RunState:
         tried: What became of the methods that are through, where several are tried.
         kept: Weights that the best of them made.
         loop: Where the stage under way stands.
+        backed_off: How often a training of the method under way was begun again more gently.
+        lost_seconds: That the lost tries of the stage under way took.
     """
 
     fingerprint: str
@@ -61,6 +63,8 @@ class RunState:
     tried: list[Tried] = field(default_factory=list)
     kept: dict[str, Tensor] = field(default_factory=dict)
     loop: LoopState | None = None
+    backed_off: int = 0
+    lost_seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
         """Writes the state; a kill at any moment leaves the old file or the new one."""
@@ -82,6 +86,8 @@ class RunState:
             "tried": [asdict(each) for each in self.tried],
             "kept": self.kept,
             "loop": self.loop and _shallow(self.loop),
+            "backed_off": self.backed_off,
+            "lost_seconds": self.lost_seconds,
         }
         path = folder / FILE_NAME
         partial = path.with_suffix(".partial")
@@ -139,6 +145,8 @@ class RunState:
             tried=[Tried(**each) for each in content.get("tried", [])],
             kept=content.get("kept", {}),
             loop=LoopState(**loop) if loop else None,
+            backed_off=content.get("backed_off", 0),
+            lost_seconds=content.get("lost_seconds", 0.0),
         )
 
 

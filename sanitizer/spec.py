@@ -246,6 +246,14 @@ class Training(Strict):
         """How many images an epoch has, of a set of so many."""
         return max(images, self.least_epoch_images)
 
+    def scaled(self, factor: float) -> Self:
+        """The same with other learning rates."""
+        phases = tuple(
+            phase.model_copy(update={"learning_rate": factor * phase.learning_rate})
+            for phase in self.phases
+        )
+        return self.model_copy(update={"phases": phases})
+
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         for phase in self.phases:
@@ -476,6 +484,12 @@ class ArgdConfig(_Method):
         "model's, after it was drawn anew: the weight of the inner product of both (feature shift "
         "tuning, NeurIPS 2023, arXiv 2310.01875). 0: it stays and is trained like the rest. Needs "
         "a classifier that fine_pruning finds too.",
+    )
+    back_off: bool = Field(
+        default=True,
+        description="Whether a training that loses the model's accuracy instead of keeping it, as "
+        "networks without batch norm do at these learning rates, is begun again with learning "
+        "rates and `rho` at a quarter, three times at most.",
     )
 
     @field_validator("taps")
@@ -782,6 +796,7 @@ _PAPER_ARGD: Mapping[str, Any] = {
     "node_scale": 1.0,
     "student_from": "suspect",
     "label_smoothing": 0.0,
+    "back_off": False,
 }
 
 PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {

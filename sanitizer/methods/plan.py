@@ -82,6 +82,7 @@ class Bench:
         precision: What the networks compute in.
         group: Who shares each batch.
         clean: What is trained on; some methods make pictures of it.
+        scale: Of learning rates and of what goes with them; see `TrainingStage.backs_off`.
     """
 
     student: nn.Module
@@ -91,6 +92,7 @@ class Bench:
     precision: torch.dtype = torch.float32
     group: Group = ALONE
     clean: ImageSet | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class TrainingStage:
         relative_cost: Work per image, in forward passes: for the progress bar and the estimate.
         finish: Called once trained, where the bench's network must take over what was.
         subject: What is trained, for people; none: the network, by its role.
+        backs_off: Whether it is to be begun again, at a smaller scale, where it loses what the
+            network knew.
     """
 
     stage: Stage
@@ -115,6 +119,7 @@ class TrainingStage:
     relative_cost: float
     finish: Callable[[Bench, Step], None] = lambda _bench, _step: None
     subject: str | None = None
+    backs_off: bool = False
 
     @property
     def passes(self) -> float:
@@ -178,6 +183,8 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         _teaching_step(bench, config), config.hardening, bench, Stage.TEACHER
                     ),
                     relative_cost=hardened_passes(FINETUNING_PASSES, config.hardening),
+                    # A classifier that is drawn anew has nothing to lose at first.
+                    backs_off=config.back_off and not config.classifier_shift,
                 ),
                 TrainingStage(
                     Stage.DISTIL,
@@ -187,6 +194,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         _argd_step(bench, config), config.student_hardening, bench, Stage.DISTIL
                     ),
                     relative_cost=hardened_passes(ARGD_PASSES, config.student_hardening),
+                    backs_off=config.back_off,
                 ),
             )
         case FinePruningConfig():
@@ -352,6 +360,7 @@ def _leave_curve(step: Step, config: McrConfig) -> None:
 def _hardened(step: Step, hardening: Hardening, bench: Bench, stage: Stage) -> Step:
     if not hardening.is_on:
         return step
+    hardening = hardening.model_copy(update={"rho": bench.scale * hardening.rho})
     pictures = None
     if hardening.random_triggers and bench.clean is not None:
         pictures = pictures_of(bench.clean, bench.seed)

@@ -51,6 +51,7 @@ def train_and_choose(run: Run, found: list[Found]) -> None:
                 name: value.clone() for name, value in run.network.state_dict().items()
             }
         run.state.networks = {}
+        run.state.backed_off = 0
         run.save()
     _choose(run)
 
@@ -66,7 +67,7 @@ def _try(run: Run, method: SingleMethodConfig, found: list[Found]) -> Tried:
     except TrainingDiverged as error:
         if method is run.tries[-1] and all(each.left_out for each in run.state.tried):
             raise
-        run.state.epochs = []
+        run.state.epochs, run.state.lost_seconds = [], 0.0
         return Tried(method.name, left_out=str(error))
     return _judge(run, method, found)
 

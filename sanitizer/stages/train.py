@@ -1,18 +1,31 @@
 """Does to the network of a run what a method does."""
 
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from time import monotonic
 
 import torch
 
 from sanitizer.data.loader import Batches
+from sanitizer.errors import TrainingDiverged
 from sanitizer.events import MetricEvent
 from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, ChangingStage, TrainingStage, plan
-from sanitizer.report.model import EpochRecord
+from sanitizer.methods.step import Step
+from sanitizer.report.model import EpochRecord, StageRecord
 from sanitizer.spec import SingleMethodConfig
 from sanitizer.stages.measure import measure_curve
 from sanitizer.stages.run import Run
+
+BACK_OFF = 0.25
+"""Of learning rates, from one try to the next. A SqueezeNet, which has no batch norm, needs the
+second: at a quarter of the default it unlearns everything, at a sixteenth it loses a point."""
+MOST_BACK_OFFS = 3
+LEAST_KEPT = 0.7
+"""Of the suspect model's accuracy, while it is trained. Networks that bear it keep 0.95 and more in
+every epoch."""
+LEAST_KEPT_IN_THE_END = 0.85
 
 
 def run_method(run: Run, method: SingleMethodConfig) -> None:
@@ -39,6 +52,7 @@ def run_method(run: Run, method: SingleMethodConfig) -> None:
 
 
 def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
+    """Trains one network, more gently where it loses what it knew."""
     clean = run.trained_on
     images, seen = len(clean), run.planned.epoch_images(stage)
     run.journal.begin(
@@ -46,29 +60,86 @@ def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
         f"Training the {stage.subject or stage.trains} on {images} clean images for "
         f"{stage.training.epochs} epochs" + (f" of {seen} images each." if seen > images else "."),
     )
+    trained = getattr(bench, stage.trains)
+    begins_with = {name: value.clone() for name, value in trained.state_dict().items()}
+    while True:
+        scaled = replace(bench, scale=BACK_OFF**run.state.backed_off)
+        may_back_off = stage.backs_off and run.state.backed_off < MOST_BACK_OFFS
+        try:
+            step = _trained(run, stage, scaled, keeps=may_back_off)
+            break
+        except (AccuracyLost, TrainingDiverged) as error:
+            if not may_back_off:
+                raise
+            _back_off(run, stage, str(error))
+            trained.load_state_dict(begins_with)
+    stage.finish(scaled, step)
+    run.state.networks[stage.trains] = trained.state_dict()
+    seconds = sum(record.values["seconds"] for record in run.state.epochs)
+    values = {"scale": scaled.scale} if scaled.scale < 1 else {}
+    run.record(stage.stage, seconds + run.state.lost_seconds, run.state.epochs, values)
+    run.state.epochs, run.state.lost_seconds = [], 0.0
+    run.save()
+
+
+def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> Step:
+    """Trains at the bench's scale.
+
+    Args:
+        keeps: Whether it is an error if the network does not keep its accuracy.
+
+    Raises:
+        AccuracyLost: It does not.
+        TrainingDiverged: It is no longer finite.
+    """
+    training = stage.training.scaled(bench.scale)
     step = stage.make_step(bench)
-    batches = Batches(
-        clean,
-        stage.training,
-        stage.training.batch_size,
-        run.device,
-        (run.spec.seed, stage.stage.value),
-        group=run.group,
-    )
+    seed = (run.spec.seed, stage.stage.value)
     train(
         step,
-        batches,
-        stage.training,
-        (run.spec.seed, stage.stage.value, "network"),
+        Batches(run.trained_on, training, training.batch_size, run.device, seed, group=run.group),
+        training,
+        (*seed, "network"),
         state=run.state.loop,
-        hooks=_Hooks(run, stage, step.network),
+        hooks=_Hooks(run, stage, step.network, keeps=keeps),
     )
-    stage.finish(bench, step)
-    run.state.networks[stage.trains] = getattr(bench, stage.trains).state_dict()
-    seconds = sum(record.values["seconds"] for record in run.state.epochs)
-    run.record(stage.stage, seconds, run.state.epochs)
+    return step
+
+
+def _back_off(run: Run, stage: TrainingStage, why: str) -> None:
+    """Forgets the training so far: the next one is at a smaller scale."""
+    done = sum(record.values["seconds"] for record in run.state.epochs)
+    run.state.lost_seconds += done
+    work = run.planned.of_stage(stage) * len(run.state.epochs) / stage.training.epochs
+    run.progress.lose(work)
     run.state.epochs = []
+    run.state.backed_off += 1
     run.save()
+    run.journal.begin(
+        stage.stage,
+        f"{why} It begins again, at {_as_share(BACK_OFF**run.state.backed_off)} of the learning "
+        "rates.",
+    )
+
+
+def scale_warning(records: Sequence[StageRecord]) -> str:
+    """What to tell people of stages that backed off; empty if none did."""
+    scales = [record.values["scale"] for record in records if "scale" in record.values]
+    if not scales:
+        return ""
+    return (
+        "At the learning rates that were asked for, the training lost what the network knew; it "
+        f"ran at {_as_share(min(scales))} of them. So gentle a training may leave more of a "
+        "backdoor."
+    )
+
+
+def _as_share(scale: float) -> str:
+    return f"1/{round(1 / scale)}"
+
+
+class AccuracyLost(Exception):
+    """A training unlearns instead of learning."""
 
 
 def _change(run: Run, stage: ChangingStage, bench: Bench) -> None:
@@ -86,10 +157,13 @@ def _change(run: Run, stage: ChangingStage, bench: Bench) -> None:
 class _Hooks(LoopHooks):
     """Turns what the loop tells into events, records and checkpoints."""
 
-    def __init__(self, run: Run, stage: TrainingStage, network: torch.nn.Module) -> None:
+    def __init__(
+        self, run: Run, stage: TrainingStage, network: torch.nn.Module, *, keeps: bool
+    ) -> None:
         self.run = run
         self.stage = stage
         self.network = network
+        self.keeps = keeps
         self.saved = monotonic()
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
@@ -106,6 +180,21 @@ class _Hooks(LoopHooks):
         figures = {**values, **measure_curve(self.run, self.network, self.stage.stage)}
         self.run.state.epochs.append(EpochRecord(epoch=epoch, values=figures))
         self.run.journal.emit(MetricEvent(stage=self.stage.stage, epoch=epoch, values=figures))
+        if self.keeps:
+            self._check_kept(epoch, values["train_accuracy"])
+
+    def _check_kept(self, epoch: int, accuracy: float) -> None:
+        before = self.run.state.before
+        if before is None:
+            raise RuntimeError("the suspect model is measured before anything is trained")
+        is_last = epoch == self.stage.training.epochs
+        least = (LEAST_KEPT_IN_THE_END if is_last else LEAST_KEPT) * before.accuracy.value
+        if accuracy < least:
+            raise AccuracyLost(
+                f"In epoch {epoch} the {self.stage.subject or self.stage.trains} got "
+                f"{100 * accuracy:.1f}% of the images right, where the model as it came has "
+                f"{100 * before.accuracy.value:.1f}%."
+            )
 
     def wants_checkpoint(self) -> bool:
         due = monotonic() - self.saved >= self.run.spec.checkpoint_seconds
