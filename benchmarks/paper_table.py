@@ -23,6 +23,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.goals import GOALS, goals_table
 from benchmarks.grid import IMAGES, Cell, Grid, add_options, command_of, missing_note, origin, table
 from sanitizer.catalog import METHODS
 
@@ -64,6 +65,7 @@ def page(
     sections = [
         f"## {images:,} clean images ({images / 500:g}%)\n\n"
         + table([result for result in results if result["images"] == images])
+        + _goals(results, images)
         for images in sorted({result["images"] for result in results}, reverse=True)
     ]
     return (
@@ -78,6 +80,13 @@ def page(
         "method alone, one thread, beside another run.\n\n"
         f"{origin(results)}\n{missing_note(missing)}\n" + "\n".join(sections)
     )
+
+
+def _goals(results: Sequence[Mapping[str, Any]], images: int) -> str:
+    reached = goals_table(results, DEFAULT, images) if images in GOALS else ""
+    if not reached:
+        return ""
+    return f"\n`{DEFAULT}` against its goals; what is missed is bold:\n\n{reached}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

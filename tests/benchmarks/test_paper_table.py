@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import paper_table
+from benchmarks.goals import goals_table
 from benchmarks.grid import Cell, Grid, Mean, add_options, order_of, rows
 from sanitizer.catalog import METHODS
 from sanitizer.networks.registry import build_network
@@ -48,6 +49,27 @@ def result(victim: str, seed: int, acc: float, asr: dict[str, float]) -> dict[st
         "versions": {"torch": "2"},
         "date": "2026-11-26",
     }
+
+
+def of_default(victim: str, seed: int, acc: float, asr: dict[str, float]) -> dict[str, Any]:
+    return {**result(victim, seed, acc, asr), "variant": paper_table.DEFAULT}
+
+
+def test_goals_are_held_against_what_a_clean_model_makes_of_the_trigger() -> None:
+    twin = of_default("clean", 0, 79.5, {"a": 3.0, "b": 5.0})
+    twin["before"] = {"acc": 80.0, "asr": {"a": 2.0, "b": 4.0}, "ra": {"a": 70.0, "b": 60.0}}
+    good = of_default("a", 0, 79.0, {"a": 3.5})
+    good["after"]["ra"] = {"a": 63.0}
+    bad = [of_default("b", seed, 78.0, {"b": 6.5 + seed}) for seed in range(2)]
+    for each in bad:
+        each["after"]["ra"] = {"b": 48.0}
+    lines = goals_table([good, *bad, twin], paper_table.DEFAULT, 2500).splitlines()
+    assert lines[2] == "| a | 1.00 | 1.50 | 90.00% | 1 |"
+    assert lines[3] == "| b | **2.00 ± 0.00** | **3.00 ± 6.35** | **80.00 ± 0.00%** | 2 |"
+    assert lines[4].startswith("| clean | 0.50 | 1.00 |")
+    assert lines[5] == "| *the goal* | 1.5 (1 on clean) | 2 | at least 90% | |"
+    assert goals_table([good], paper_table.DEFAULT, 2500) == ""  # nothing to hold it against
+    assert goals_table([twin], "finetune", 2500) == ""
 
 
 def test_interval_of_three_values_is_students() -> None:
