@@ -75,18 +75,55 @@ class Screened(BaseModel):
             images: The clean ones, with those that were left out.
         """
         pictures = []
-        for record, places in zip(self.record.classes, self.clean, strict=True):
-            left_out = np.array(places)
-            kept = np.setdiff1d(np.flatnonzero(images.labels == record.target_class), left_out)
+        for part in self._parts(images)[:PICTURED_CLASSES]:
             pictures.append(
                 Pictured(
-                    record.target_class,
-                    images.read(left_out[:PICTURED_IMAGES]),
-                    images.read(kept[:PICTURED_IMAGES]),
-                    _mean_of(images, left_out) - _mean_of(images, kept),
+                    part.target,
+                    images.read(part.left_out[:PICTURED_IMAGES]),
+                    images.read(part.kept[:PICTURED_IMAGES]),
+                    part.trace(images),
                 )
             )
-        return pictures[:PICTURED_CLASSES]
+        return pictures
+
+    def retold(
+        self, images: ImageSet, inputs: Inputs, seed: int, device: torch.device
+    ) -> Screening:
+        """The record, and what the traces that were found do to the network as it is now.
+
+        Args:
+            images: The clean ones, with those that were left out.
+            inputs: Of the run; their network is on `device`, and sanitized.
+            seed: Of the run.
+        """
+        eyes = Screen(inputs.suspect.network.eval(), inputs.suspect.taps[-1], device)
+        classes = []
+        for record, part in zip(self.record.classes, self._parts(images), strict=True):
+            led, tried = eyes.led_by(inputs.evaluation, part.trace(images), part.target, seed)
+            after = wilson(led, tried) if tried else None
+            classes.append(record.model_copy(update={"carried_after": after}))
+        return self.record.model_copy(update={"classes": classes})
+
+    def _parts(self, images: ImageSet) -> list["_Part"]:
+        parts = []
+        for record, places in zip(self.record.classes, self.clean, strict=True):
+            left_out = np.array(places)
+            of_class = np.flatnonzero(images.labels == record.target_class)
+            parts.append(_Part(record.target_class, left_out, np.setdiff1d(of_class, left_out)))
+        return parts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A class with images that were left out: their places, and those of the others."""
+
+    target: int
+    left_out: NDArray[np.int64]
+    kept: NDArray[np.int64]
+
+    def trace(self, images: ImageSet) -> NDArray[np.float64]:
+        """Mean picture of those left out, less that of the others, [C, H, W]."""
+        return _mean_of(images, self.left_out) - _mean_of(images, self.kept)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ FEWEST_PART = 4
 TRIED_IMAGES = 100
 """That differences are added to, of all classes together."""
 
+LED_IMAGES = 1000
+"""On which the sanitized model is tried, once."""
+
 MOST_DIRECTIONS = 16
 """Principal components that a class is split in."""
 
@@ -159,6 +162,24 @@ class Screen:
             found |= set(right[same].tolist())
         return np.array(sorted(found), dtype=np.int64)
 
+    def led_by(
+        self, images: ImageSet, trace: NDArray[np.float64], target: int, seed: int
+    ) -> tuple[int, int]:
+        """How many images of other classes a trace leads to a class, and of how many.
+
+        Args:
+            images: Clean ones; a draw of `LED_IMAGES` of them is tried.
+            trace: What is added, [C, H, W], in pixel values.
+            target: Images that the model takes for it anyway are not counted.
+            seed: Of the draw.
+        """
+        order = torch.randperm(len(images), generator=make_generator(seed, "traces"))
+        tried = np.sort(order[:LED_IMAGES].numpy())
+        others = _Others(images.read(tried), images.labels[tried])
+        others.answers = self._looked_at(images, tried)[1].numpy()
+        pixels = others.not_of(target)
+        return round(self._led(pixels, trace, target) * len(pixels)), len(pixels)
+
     def _of_class(
         self, images: ImageSet, target: int, total: NDArray[np.float64], others: "_Others"
     ) -> list[Carrier]:
@@ -254,7 +275,7 @@ class Screen:
         led = 0
         for start in range(0, len(moved), BATCH):
             led += int((self._answers(moved[start : start + BATCH]) == target).sum())
-        return led / len(pixels)
+        return led / max(1, len(pixels))
 
     def _answers(self, pixels: Tensor) -> Tensor:
         """Of float images in [0, 255]."""

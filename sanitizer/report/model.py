@@ -266,6 +266,11 @@ class CarriedTrigger(_Part):
         "difference between the mean pictures of those left out and of the rest of the class is "
         "added."
     )
+    carried_after: Proportion | None = Field(
+        default=None,
+        description="The same of the sanitized model, by the images that are measured on. Null in "
+        "reports of older versions, and where no such image is left to try it on.",
+    )
 
 
 class Screening(_Part):

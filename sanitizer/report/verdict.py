@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sanitizer.report.model import (
     ACCUSED_IN_TRIAL,
     FOUND_IN_TRIAL,
+    CarriedTrigger,
     Decision,
     Durability,
     Evaluation,
@@ -31,14 +32,16 @@ def decide(
 ) -> Decision:
     """`blocked` if a figure breaks the policy, `undecided` without a trigger, else `allowed`.
 
-    Where a search finds something in the sanitized model, or a backdoor comes back when it is
-    retuned on clean images, it is `undecided` at best. That a search finds nothing, what poisoned
-    images bring about, and what was left out of the clean images change no verdict.
+    Where a search finds something in the sanitized model, a backdoor comes back when it is retuned
+    on clean images, or what images with a trigger have in common still leads to its target, it is
+    `undecided` at best. That a search finds nothing, what poisoned images bring about, and that
+    images were left out of the clean ones change no verdict.
     """
     decision = _by_figures(policy, before, after)
     verdict, reasons = decision.verdict, list(decision.reasons)
     doubted = False
     if screening is not None and screening.left_out:
+        doubted |= any(still_leads(each, policy) for each in screening.classes)
         reasons += _found_in(screening)
     if inspections is not None:
         doubted |= bool(inspections.after.suspicious)
@@ -49,6 +52,15 @@ def decide(
     if doubted and verdict is Verdict.ALLOWED:
         verdict = Verdict.UNDECIDED
     return Decision(verdict=verdict, reasons=reasons)
+
+
+def still_leads(carried: CarriedTrigger, policy: Policy) -> bool:
+    """Whether a trace leads the sanitized model to its target more often than a trigger may.
+
+    By more than chance makes of so many images: the 95% interval lies above the limit.
+    """
+    after = carried.carried_after
+    return after is not None and after.low > policy.max_asr
 
 
 def comes_back(probe: ProbeDurability, policy: Policy) -> bool:
@@ -70,12 +82,20 @@ def is_regained(probe: ProbeDurability) -> bool:
 
 
 def _found_in(screening: Screening) -> list[str]:
-    """What images among the clean ones say of the model as it came."""
-    return [
-        f"{each.left_out} of the clean images carry a trigger to class {each.target_class}, to "
-        "which the model as it came answers: it has a backdoor. They were left out."
-        for each in screening.classes
-    ]
+    """What images among the clean ones say of the model as it came, and as it is."""
+    sentences = []
+    for each in screening.classes:
+        sentences.append(
+            f"{each.left_out} of the clean images carry a trigger to class {each.target_class}, to "
+            "which the model as it came answers: it has a backdoor. They were left out."
+        )
+        if each.carried_after is not None:
+            sentences.append(
+                f"What they have in common led {each.carried.value:.1%} of the images of other "
+                f"classes to class {each.target_class}; the sanitized model it leads "
+                f"{each.carried_after.value:.1%}."
+            )
+    return sentences
 
 
 def _retold(durability: Durability, policy: Policy) -> list[str]:

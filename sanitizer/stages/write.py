@@ -20,7 +20,7 @@ from sanitizer.events import ResultEvent, Stage
 from sanitizer.machine import peak_resident_bytes, processor_name
 from sanitizer.networks.checkpoints import read_checkpoint, write_checkpoint
 from sanitizer.report.artifacts import model_artifact, result_name, sha256_of, write_report
-from sanitizer.report.model import Cost, Durability, Evaluation, ModelFile, Report
+from sanitizer.report.model import Cost, Durability, Evaluation, ModelFile, Report, Screening
 from sanitizer.report.verdict import decide
 from sanitizer.screened import Screened
 from sanitizer.stages.measure import with_first_trigger
@@ -74,7 +74,7 @@ def write(run: Run, results: Results) -> Report:
     before = run.state.before
     if before is None:
         raise RuntimeError("the suspect model is measured before anything is written")
-    screening = results.screened.record if results.screened else None
+    screening = _screening_of(run, results)
     inspections = inspections_of(run, results.found_before)
     report = Report(
         model=inputs.model_record(),
@@ -129,6 +129,14 @@ def write(run: Run, results: Results) -> Report:
     artifacts += write_report(report, pictures, run.out)
     run.journal.emit(ResultEvent(artifacts=artifacts))
     return report
+
+
+def _screening_of(run: Run, results: Results) -> Screening | None:
+    if results.screened is None:
+        return None
+    if not run.group.is_leader:
+        return results.screened.record
+    return results.screened.retold(results.loaded, run.inputs, run.spec.seed, run.device)
 
 
 def _draw(run: Run, results: Results, report: Report) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ import torch
 
 from sanitizer.attacks.trigger import make_trigger
 from sanitizer.attacks.victim import VictimRecipe, train_victim
+from sanitizer.compute import prepare
 from sanitizer.cost.workload import Spent, Workload
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import ClassMismatch, InvalidSpec, ProbeOutsideImage, TrainingDiverged
@@ -445,6 +446,7 @@ def test_a_retuning_that_diverges_costs_its_figures_and_not_the_job(
 
 def backdoored_inputs(folder: Path, count: int) -> Path:
     """A backdoored model, and clean images of which `count` carry its trigger."""
+    prepare(1)  # whichever test comes first
     folder.mkdir()
     pixels, labels = digits(0, 1000)
     trigger = make_trigger(
@@ -482,11 +484,16 @@ def test_images_with_a_trigger_are_left_out_and_the_backdoor_goes(
     screening = report.screening
     assert screening is not None
     assert screening.images == 500
-    assert 35 <= screening.left_out <= 42
+    assert 25 <= screening.left_out <= 42
     assert screening.held_out == 0  # evaluation data came, and is left as it is
     (carried,) = screening.classes
     assert (carried.target_class, carried.left_out) == (0, screening.left_out)
     assert carried.carried.value > 0.5
+    assert carried.carried_after is not None
+    assert carried.carried_after.total > 100
+    # What they have in common does what their trigger does, which nobody need know.
+    assert carried.carried_after.value > report.after.probes[0].asr.value - 0.2
+    assert report.decision.verdict is Verdict.BLOCKED
     assert len(carried.names) == screening.left_out
     assert report.clean_data.images == 500 - screening.left_out
     assert sum(report.clean_data.per_class) == report.clean_data.images
@@ -503,7 +510,7 @@ def test_images_with_a_trigger_are_left_out_and_the_backdoor_goes(
     assert trusting.clean_data.images == 500
     # Trained on, they keep the backdoor.
     assert trusting.after.probes[0].asr.value > 0.5
-    assert report.after.probes[0].asr.value < trusting.after.probes[0].asr.value - 0.2
+    assert report.after.probes[0].asr.value < trusting.after.probes[0].asr.value - 0.1
     workload, plain = Workload.of_report(report), Workload.of_report(trusting)
     assert workload is not None
     assert plain is not None

@@ -6,6 +6,7 @@ from torch import nn
 
 from sanitizer.attacks.trigger import make_trigger
 from sanitizer.attacks.victim import VictimRecipe, train_victim
+from sanitizer.compute import prepare
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 from sanitizer.spec import Training
@@ -23,6 +24,7 @@ TRAINING = Training.model_validate(
 
 @pytest.fixture(scope="package")
 def backdoored() -> nn.Module:
+    prepare(1)  # whichever test comes first
     network = build_network("wrn-10-1", 10, 1, make_generator(0))
     trigger = make_trigger(PROBE, input_size=(8, 8), channels=1, num_classes=10)
     recipe = VictimRecipe(0.1, TRAINING)

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from sanitizer.evaluation.metrics import wilson
 from sanitizer.report.model import (
+    CarriedTrigger,
     ChangeFamily,
     ClassInspection,
     DataRecord,
@@ -19,7 +20,9 @@ from sanitizer.report.model import (
     ModelRecord,
     ProbeDurability,
     ProbeResult,
+    Proportion,
     Report,
+    Screening,
     StageRecord,
     Verdict,
     WarningRecord,
@@ -45,6 +48,20 @@ def build_evaluation(right: int, probes: list[ProbeResult]) -> Evaluation:
         accuracy_per_class={c: wilson(right // 10 - 5 * c, 1000) for c in range(10)},
         probes=probes,
     )
+
+
+def build_screening(carried_after: Proportion | None) -> Screening:
+    """Of 2,500 images 12, of class 3, were left out."""
+    carried = CarriedTrigger(
+        target_class=3,
+        images=220,
+        left_out=12,
+        names=[f"images[{place}]" for place in range(12)],
+        separation=7.5,
+        carried=wilson(93, 100),
+        carried_after=carried_after,
+    )
+    return Screening(images=2500, left_out=12, held_out=0, classes=[carried], seconds=1.5)
 
 
 def build_epochs(teacher: bool, probes: tuple[str, ...]) -> list[EpochRecord]:

@@ -1,11 +1,19 @@
-"""What a search for triggers, and a retuning, do to a verdict."""
+"""What a search for triggers, a retuning and images with a trigger do to a verdict."""
+
+import pytest
 
 from sanitizer.evaluation.metrics import wilson
 from sanitizer.report.model import ACCUSED_IN_TRIAL, FOUND_IN_TRIAL, Verdict
 from sanitizer.report.verdict import decide
 from sanitizer.spec import Policy
 
-from .builders import build_durability, build_evaluation, build_inspections, build_probe
+from .builders import (
+    build_durability,
+    build_evaluation,
+    build_inspections,
+    build_probe,
+    build_screening,
+)
 
 POLICY = Policy()
 GOOD = build_evaluation(7500, [build_probe("grid", 200, 6000)])
@@ -37,6 +45,25 @@ def test_what_breaks_the_policy_is_blocked_whatever_a_search_finds() -> None:
 def test_it_is_said_how_many_classes_were_searched_where_not_all_were() -> None:
     decision = decide(POLICY, GOOD, GOOD, build_inspections(num_classes=1000))
     assert any("for 10 of 1000 classes" in reason for reason in decision.reasons)
+
+
+@pytest.mark.parametrize(
+    ("led", "verdict"), [(40, Verdict.ALLOWED), (55, Verdict.ALLOWED), (400, Verdict.UNDECIDED)]
+)
+def test_what_was_found_among_the_images_is_tried_on_the_sanitized_model(
+    led: int, verdict: Verdict
+) -> None:
+    decision = decide(POLICY, GOOD, GOOD, screening=build_screening(wilson(led, 1000)))
+    assert decision.verdict is verdict  # 5% are allowed, and 5.5 may be chance
+    (told,) = (reason for reason in decision.reasons if "have in common" in reason)
+    assert "led 93.0% of the images of other classes to class 3" in told
+    assert told.endswith(f"the sanitized model it leads {led / 10}%.")
+
+
+def test_images_with_a_trigger_that_nothing_was_tried_with_change_no_verdict() -> None:
+    decision = decide(POLICY, GOOD, GOOD, screening=build_screening(None))
+    assert decision.verdict is Verdict.ALLOWED
+    assert any("it has a backdoor" in reason for reason in decision.reasons)
 
 
 def test_a_backdoor_that_comes_back_on_clean_images_leaves_it_undecided() -> None:
