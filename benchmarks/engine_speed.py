@@ -135,6 +135,7 @@ def run_engine(options: argparse.Namespace, preset: str, seed: int, folder: Path
         "device": options.device,
         "precision": options.precision,
         "curve_images": 0,
+        "screen": False,  # The reference does not look for images with a trigger either.
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text(json.dumps(spec))
