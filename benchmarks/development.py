@@ -54,7 +54,7 @@ class Development:
     """One victim.
 
     Attributes:
-        trigger: Or how it is made of the images; the clean twin is measured with all of them.
+        trigger: Or how it is made of the training images. The clean twin is measured with all.
         fraction: Of the images that are poisoned: of other classes, or of its own.
         own_class: Whether labels stay right.
     """

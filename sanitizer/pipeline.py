@@ -17,7 +17,7 @@ from sanitizer.progress import Emit, Progress
 from sanitizer.report.model import Report
 from sanitizer.run_state import CheckpointDamaged, RunState
 from sanitizer.spec import SanitizeSpec
-from sanitizer.stages.choose import train_and_choose
+from sanitizer.stages.choose import records_of_kept, train_and_choose
 from sanitizer.stages.measure import measure, measure_suspect
 from sanitizer.stages.retune import retune
 from sanitizer.stages.run import Run
@@ -93,7 +93,7 @@ def _executed(run: Run) -> Report:
     if run.spec.inspect or run.chooses:
         found_before = search(run, Stage.INSPECT, "Searching the model as it came for triggers.")
     train_and_choose(run, found_before)
-    if warning := scale_warning(run.state.finished):
+    if warning := scale_warning(records_of_kept(run)):
         run.journal.warn("backed_off", warning)
     model_path = deliver(run)
     after = measure(run, Stage.EVALUATE, "Measuring the sanitized model.")

@@ -27,9 +27,14 @@ class Progress:
         self._last: tuple[Stage | None, float] = (None, 0.0)
         self._told = 0.0
 
-    def lose(self, work: float) -> None:
-        """Work that was done counts no longer, and is to be done again."""
-        self._done -= work
+    @property
+    def done(self) -> float:
+        """Work, so far."""
+        return self._done
+
+    def go_back_to(self, done: float) -> None:
+        """What was done since counts no longer, and is to be done again."""
+        self._done = done
 
     def add(
         self,

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation.metrics import wilson
-from sanitizer.evaluation.screening import Carrier, Screen, sum_of
+from sanitizer.evaluation.screening import Carrier, Screen, difference_of_halves, sum_of
 from sanitizer.inputs import Inputs
-from sanitizer.report.model import CarriedTrigger, Screening
+from sanitizer.report.model import CarriedTrigger, Proportion, Screening, Traced
 from sanitizer.spec import SanitizeSpec
 
 MAX_NAMES = 100
@@ -31,6 +31,7 @@ class Screened(BaseModel):
         clean: Places among the clean images of those that carry a trigger, class by class, in the
             order of the record.
         evaluation: Likewise of images to be measured on, of all classes together.
+        traced: What the trace of each class led there in the suspect model; None: no image to try.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -38,6 +39,7 @@ class Screened(BaseModel):
     record: Screening
     clean: list[list[int]]
     evaluation: list[int]
+    traced: list[Proportion | None] = []  # which checkpoints of older versions lack
 
     @property
     def left_out(self) -> NDArray[np.int64]:
@@ -75,7 +77,7 @@ class Screened(BaseModel):
             images: The clean ones, with those that were left out.
         """
         pictures = []
-        for part in self._parts(images)[:PICTURED_CLASSES]:
+        for part in _parts_of(self.record, self.clean, images)[:PICTURED_CLASSES]:
             pictures.append(
                 Pictured(
                     part.target,
@@ -97,20 +99,18 @@ class Screened(BaseModel):
             seed: Of the run.
         """
         eyes = Screen(inputs.suspect.network.eval(), inputs.suspect.taps[-1], device)
+        parts = _parts_of(self.record, self.clean, images)
+        before_by_class = self.traced or [None] * len(parts)
         classes = []
-        for record, part in zip(self.record.classes, self._parts(images), strict=True):
-            led, tried = eyes.led_by(inputs.evaluation, part.trace(images), part.target, seed)
-            after = wilson(led, tried) if tried else None
-            classes.append(record.model_copy(update={"carried_after": after}))
+        for record, part, before in zip(self.record.classes, parts, before_by_class, strict=True):
+            traces = [part.trace(images), part.control(images)]
+            led, tried = eyes.led_by(inputs.evaluation, traces, part.target, seed)
+            traced = None
+            if before is not None and tried:
+                after, control = (wilson(count, tried) for count in led)
+                traced = Traced(before=before, after=after, control=control)
+            classes.append(record.model_copy(update={"traced": traced}))
         return self.record.model_copy(update={"classes": classes})
-
-    def _parts(self, images: ImageSet) -> list["_Part"]:
-        parts = []
-        for record, places in zip(self.record.classes, self.clean, strict=True):
-            left_out = np.array(places)
-            of_class = np.flatnonzero(images.labels == record.target_class)
-            parts.append(_Part(record.target_class, left_out, np.setdiff1d(of_class, left_out)))
-        return parts
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,20 @@ class _Part:
     def trace(self, images: ImageSet) -> NDArray[np.float64]:
         """Mean picture of those left out, less that of the others, [C, H, W]."""
         return _mean_of(images, self.left_out) - _mean_of(images, self.kept)
+
+    def control(self, images: ImageSet) -> NDArray[np.float64]:
+        """As large a difference, of nothing but chance, [C, H, W]."""
+        return difference_of_halves(images, self.kept, self.trace(images))
+
+
+def _parts_of(
+    record: Screening, left_out: Sequence[Sequence[int]], images: ImageSet
+) -> list[_Part]:
+    parts = []
+    for each, places in zip(record.classes, left_out, strict=True):
+        of_class = np.flatnonzero(images.labels == each.target_class)
+        parts.append(_Part(each.target_class, np.array(places), np.setdiff1d(of_class, places)))
+    return parts
 
 
 @dataclass(frozen=True)
@@ -166,19 +180,28 @@ def screen(
         held = eyes.carried_by(inputs.evaluation, carriers)
     by_class = {each.target: [c for c in carriers if c.target == each.target] for each in carriers}
     places = [np.sort(np.concatenate([c.places for c in same])) for same in by_class.values()]
+    record = Screening(
+        images=len(clean),
+        left_out=sum(map(len, places)),
+        held_out=len(held),
+        classes=[
+            _told(same, part, clean) for same, part in zip(by_class.values(), places, strict=True)
+        ],
+        seconds=0,
+    )
+    lists = [part.tolist() for part in places]
+    measured = inputs.evaluation
+    measured = measured.subset(np.setdiff1d(np.arange(len(measured)), held))
+    traced = []
+    for part in _parts_of(record, lists, clean):
+        (led,), tried = eyes.led_by(measured, [part.trace(clean)], part.target, seed)
+        traced.append(wilson(led, tried) if tried else None)
+    seconds = round(monotonic() - begun, 3)
     return Screened(
-        record=Screening(
-            images=len(clean),
-            left_out=sum(map(len, places)),
-            held_out=len(held),
-            classes=[
-                _told(same, part, clean)
-                for same, part in zip(by_class.values(), places, strict=True)
-            ],
-            seconds=round(monotonic() - begun, 3),
-        ),
-        clean=[part.tolist() for part in places],
+        record=record.model_copy(update={"seconds": seconds}),
+        clean=lists,
         evaluation=held.tolist(),
+        traced=traced,
     )
 
 

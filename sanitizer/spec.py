@@ -429,7 +429,8 @@ class ArgdConfig(_Method):
         description="Where the values come from that the request does not give. `default`: keeps "
         "more accuracy than the published settings, at learning rates that alone leave backdoors: "
         "both networks are hardened while they are trained. `paper`: the settings of the published "
-        "result. `fast`: those for fewer epochs, less than half of the work.",
+        "result. `fast`: the default's recipe without `rho` and in fewer epochs, less than half of "
+        "the work.",
     )
     teacher: Training = Training.model_validate(_DEFAULT_TEACHER)
     student: Training = Training.model_validate(_DEFAULT_STUDENT)
@@ -489,7 +490,7 @@ class ArgdConfig(_Method):
         default=True,
         description="Whether a training that loses the model's accuracy instead of keeping it, as "
         "networks without batch norm do at these learning rates, is begun again with learning "
-        "rates and `rho` at a quarter, three times at most.",
+        "rates and `rho` at a quarter, three times at most in all.",
     )
 
     @field_validator("taps")

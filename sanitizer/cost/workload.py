@@ -301,9 +301,10 @@ class Measured(_Part):
     def of_report(cls, report: Report) -> Self | None:
         """Of a run that went through at once; None: it did not, or its report says nothing sound.
 
-        A run that was taken up again started and loaded more than once.
+        A run that was taken up again started and loaded more than once, and one that backed off
+        trained more than once.
         """
-        if report.resumed:
+        if report.resumed or any("scale" in stage.values for stage in report.stages):
             return None
         try:
             workload, spent = Workload.of_report(report), Spent.of_report(report)

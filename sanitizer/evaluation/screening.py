@@ -12,7 +12,7 @@ Triggers without a fixed place or picture, such as warps, leave no trace in a me
 not found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,13 +163,13 @@ class Screen:
         return np.array(sorted(found), dtype=np.int64)
 
     def led_by(
-        self, images: ImageSet, trace: NDArray[np.float64], target: int, seed: int
-    ) -> tuple[int, int]:
-        """How many images of other classes a trace leads to a class, and of how many.
+        self, images: ImageSet, traces: Sequence[NDArray[np.float64]], target: int, seed: int
+    ) -> tuple[list[int], int]:
+        """How many images of other classes each trace leads to a class, and of how many.
 
         Args:
             images: Clean ones; a draw of `LED_IMAGES` of them is tried.
-            trace: What is added, [C, H, W], in pixel values.
+            traces: What is added, each [C, H, W], in pixel values.
             target: Images that the model takes for it anyway are not counted.
             seed: Of the draw.
         """
@@ -178,7 +178,7 @@ class Screen:
         others = _Others(images.read(tried), images.labels[tried])
         others.answers = self._looked_at(images, tried)[1].numpy()
         pixels = others.not_of(target)
-        return round(self._led(pixels, trace, target) * len(pixels)), len(pixels)
+        return [self._count_led(pixels, trace, target) for trace in traces], len(pixels)
 
     def _of_class(
         self, images: ImageSet, target: int, total: NDArray[np.float64], others: "_Others"
@@ -228,7 +228,7 @@ class Screen:
             if rate < CARRIED_RATE:
                 continue
             # As strong a difference of any two halves must not: some models bear no change at all.
-            halved = _difference_of_halves(images, right, difference)
+            halved = difference_of_halves(images, right, difference)
             if rate - self._led(pixels, halved, target) < CARRIED_RATE:
                 continue
             # A stripe, say, misleads when it is taken away as well as when it is added: which part
@@ -268,14 +268,19 @@ class Screen:
                 features.append(maps.float().mean(dim=(2, 3)).cpu())
         return torch.cat(features), torch.cat(answers)
 
-    @torch.no_grad()
     def _led(self, pixels: NDArray[np.uint8], change: NDArray[np.float64], target: int) -> float:
+        return self._count_led(pixels, change, target) / len(pixels)
+
+    @torch.no_grad()
+    def _count_led(
+        self, pixels: NDArray[np.uint8], change: NDArray[np.float64], target: int
+    ) -> int:
         added = torch.from_numpy(change.astype(np.float32))
-        moved = (torch.from_numpy(pixels).float() + added).clamp(0, 255)
         led = 0
-        for start in range(0, len(moved), BATCH):
-            led += int((self._answers(moved[start : start + BATCH]) == target).sum())
-        return led / max(1, len(pixels))
+        for start in range(0, len(pixels), BATCH):
+            moved = torch.from_numpy(pixels[start : start + BATCH]).float().add_(added)
+            led += int((self._answers(moved.clamp_(0, 255)) == target).sum())
+        return led
 
     def _answers(self, pixels: Tensor) -> Tensor:
         """Of float images in [0, 255]."""
@@ -299,7 +304,7 @@ class _Others:
         return np.ascontiguousarray(self.pixels[chosen])
 
 
-def _difference_of_halves(
+def difference_of_halves(
     images: ImageSet, places: NDArray[np.int64], like: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Of every other image's mean picture and the rest's, as strong as another difference."""

@@ -183,8 +183,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         _teaching_step(bench, config), config.hardening, bench, Stage.TEACHER
                     ),
                     relative_cost=hardened_passes(FINETUNING_PASSES, config.hardening),
-                    # A classifier that is drawn anew has nothing to lose at first.
-                    backs_off=config.back_off and not config.classifier_shift,
+                    backs_off=_backs_off(config),
                 ),
                 TrainingStage(
                     Stage.DISTIL,
@@ -194,7 +193,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         _argd_step(bench, config), config.student_hardening, bench, Stage.DISTIL
                     ),
                     relative_cost=hardened_passes(ARGD_PASSES, config.student_hardening),
-                    backs_off=config.back_off,
+                    backs_off=_backs_off(config),
                 ),
             )
         case FinePruningConfig():
@@ -365,6 +364,12 @@ def _hardened(step: Step, hardening: Hardening, bench: Bench, stage: Stage) -> S
     if hardening.random_triggers and bench.clean is not None:
         pictures = pictures_of(bench.clean, bench.seed)
     return HardenedStep(step, hardening, (bench.seed, stage, "perturbation"), pictures)
+
+
+def _backs_off(config: ArgdConfig) -> bool:
+    # A classifier that is drawn anew has nothing to lose at first, and what was lost then is no
+    # fault of the student's.
+    return config.back_off and not config.classifier_shift
 
 
 def _teaching_step(bench: Bench, config: ArgdConfig) -> Step:

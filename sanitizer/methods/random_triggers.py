@@ -5,7 +5,8 @@ Nobody who cleans a model knows its trigger, but what triggers look like is know
 2007.02343), a grating (arXiv 1902.11237), a warp (arXiv 2102.10369). An image that carries one of
 these and keeps its label teaches the network to pass over the whole kind. The ranges below are
 wider than what the papers use, and no trigger of a request or a benchmark is among them but by
-chance. Pictures are other clean images: in those of its own class there is nothing to pass over.
+chance. Pictures are clean images, drawn from all: in the image itself there would be nothing
+strange to pass over.
 """
 
 import math
@@ -67,7 +68,7 @@ def with_random_triggers(
         A new tensor of the same shape, type and device, in [0, 1].
     """
     drawn = _Drawn(generator, rows.cpu(), images)
-    kinds = (torch.arange(len(rows)) % KINDS)[drawn.rows].to(images.device)
+    kinds = drawn.kinds().to(images.device)
     made = (
         images + _gratings(images, drawn),
         _blended(images, drawn, pictures),
@@ -93,6 +94,14 @@ class _Drawn:
         """[n, *shape]."""
         drawn = torch.rand(len(self.rows), *shape, generator=self._generator)[self.rows]
         return (low + (high - low) * drawn).to(self._like.device, self._like.dtype)
+
+    def kinds(self) -> Tensor:
+        """Each in turn, [n]; of so few images that not all have one, another begins each time."""
+        size = len(self.rows)
+        first = 0
+        if size < KINDS:
+            first = int(torch.randint(KINDS, (), generator=self._generator))
+        return ((torch.arange(size) + first) % KINDS)[self.rows]
 
     def some_of(self, pictures: Tensor) -> Tensor:
         """A picture for each image, half of them mirrored, in [0, 1]."""

@@ -266,10 +266,25 @@ class CarriedTrigger(_Part):
         "difference between the mean pictures of those left out and of the rest of the class is "
         "added."
     )
-    carried_after: Proportion | None = Field(
+    traced: "Traced | None" = Field(
         default=None,
-        description="The same of the sanitized model, by the images that are measured on. Null in "
-        "reports of older versions, and where no such image is left to try it on.",
+        description="What the difference does before and after. Null in reports of older versions, "
+        "and where there is no image to try it on.",
+    )
+
+
+class Traced(_Part):
+    """What a trace leads to its class, of the images of other classes that are measured on.
+
+    The trace is the mean picture of the images of a class that were left out, less that of the
+    others; it is added. Images that the model takes for the class anyway are not counted.
+    """
+
+    before: Proportion = Field(description="By the model as it came.")
+    after: Proportion = Field(description="By the sanitized model.")
+    control: Proportion = Field(
+        description="By the sanitized model, with a difference as large between two halves of the "
+        "images that were kept: what any such picture leads there."
     )
 
 

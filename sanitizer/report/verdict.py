@@ -57,10 +57,13 @@ def decide(
 def still_leads(carried: CarriedTrigger, policy: Policy) -> bool:
     """Whether a trace leads the sanitized model to its target more often than a trigger may.
 
-    By more than chance makes of so many images: the 95% interval lies above the limit.
+    By more than chance makes of so many images, and than any picture as strong does: the 95%
+    interval lies above the limit and above that of the control.
     """
-    after = carried.carried_after
-    return after is not None and after.low > policy.max_asr
+    traced = carried.traced
+    if traced is None:
+        return False
+    return traced.after.low > max(policy.max_asr, traced.control.high)
 
 
 def comes_back(probe: ProbeDurability, policy: Policy) -> bool:
@@ -89,11 +92,12 @@ def _found_in(screening: Screening) -> list[str]:
             f"{each.left_out} of the clean images carry a trigger to class {each.target_class}, to "
             "which the model as it came answers: it has a backdoor. They were left out."
         )
-        if each.carried_after is not None:
+        if (traced := each.traced) is not None:
             sentences.append(
-                f"What they have in common led {each.carried.value:.1%} of the images of other "
-                f"classes to class {each.target_class}; the sanitized model it leads "
-                f"{each.carried_after.value:.1%}."
+                f"What they have in common leads {traced.before.value:.1%} of the images of other "
+                f"classes to class {each.target_class} in the model as it came, and "
+                f"{traced.after.value:.1%} in the sanitized one; there another picture as strong "
+                f"leads {traced.control.value:.1%}."
             )
     return sentences
 

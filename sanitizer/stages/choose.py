@@ -15,6 +15,7 @@ from sanitizer.evaluation.inversion import Found
 from sanitizer.evaluation.predict import predict
 from sanitizer.events import MetricEvent, Stage
 from sanitizer.methods.plan import MethodStage, check_applies, plan
+from sanitizer.report.model import StageRecord
 from sanitizer.spec import AutoConfig, SingleMethodConfig
 from sanitizer.stages.run import Run
 from sanitizer.stages.search import carried, subject_of
@@ -51,9 +52,17 @@ def train_and_choose(run: Run, found: list[Found]) -> None:
                 name: value.clone() for name, value in run.network.state_dict().items()
             }
         run.state.networks = {}
-        run.state.backed_off = 0
+        run.state.epochs = []
+        run.state.backed_off, run.state.lost_seconds = 0, 0.0
         run.save()
     _choose(run)
+
+
+def records_of_kept(run: Run) -> list[StageRecord]:
+    """Of the stages of the method whose result is kept."""
+    kept = best_of(run.state.tried).method if run.chooses else run.tries[0].name
+    stages = {stage.stage for each in run.tries if each.name == kept for stage in plan(each)}
+    return [record for record in run.state.finished if record.stage in stages]
 
 
 def _try(run: Run, method: SingleMethodConfig, found: list[Found]) -> Tried:
@@ -67,7 +76,6 @@ def _try(run: Run, method: SingleMethodConfig, found: list[Found]) -> Tried:
     except TrainingDiverged as error:
         if method is run.tries[-1] and all(each.left_out for each in run.state.tried):
             raise
-        run.state.epochs, run.state.lost_seconds = [], 0.0
         return Tried(method.name, left_out=str(error))
     return _judge(run, method, found)
 
@@ -80,7 +88,9 @@ def _why_left_out(run: Run, method: SingleMethodConfig) -> str:
     except InvalidSpec as error:
         return str(error)
     limit = run.spec.method.seconds if isinstance(run.spec.method, AutoConfig) else None
+    # One that a killed run was in the middle of is not weighed again.
     begun = any(stage.stage in run.seconds_by_stage() for stage in plan(method))
+    begun |= bool(run.state.loop or run.state.epochs or run.state.backed_off)
     if limit is None or begun or all(each.left_out for each in run.state.tried):
         return ""
     return run.group.from_leader(lambda: _why_too_long(run, method, limit))

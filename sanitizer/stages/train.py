@@ -14,6 +14,7 @@ from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, ChangingStage, TrainingStage, plan
 from sanitizer.methods.step import Step
 from sanitizer.report.model import EpochRecord, StageRecord
+from sanitizer.run_state import RunState
 from sanitizer.spec import SingleMethodConfig
 from sanitizer.stages.measure import measure_curve
 from sanitizer.stages.run import Run
@@ -22,6 +23,7 @@ BACK_OFF = 0.25
 """Of learning rates, from one try to the next. A SqueezeNet, which has no batch norm, needs the
 second: at a quarter of the default it unlearns everything, at a sixteenth it loses a point."""
 MOST_BACK_OFFS = 3
+"""Of all stages of a method together."""
 LEAST_KEPT = 0.7
 """Of the suspect model's accuracy, while it is trained. Networks that bear it keep 0.95 and more in
 every epoch."""
@@ -61,8 +63,12 @@ def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
         f"{stage.training.epochs} epochs" + (f" of {seen} images each." if seen > images else "."),
     )
     trained = getattr(bench, stage.trains)
-    begins_with = {name: value.clone() for name, value in trained.state_dict().items()}
+    begins_with = _copy_of(trained) if stage.backs_off else {}
+    # Of a try that was interrupted, some is done already.
+    share = len(run.state.epochs) / stage.training.epochs
+    begins_at = run.progress.done - share * run.planned.of_stage(stage)
     while True:
+        begun, spent = monotonic(), _seconds_of(run.state)
         scaled = replace(bench, scale=BACK_OFF**run.state.backed_off)
         may_back_off = stage.backs_off and run.state.backed_off < MOST_BACK_OFFS
         try:
@@ -71,15 +77,29 @@ def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
         except (AccuracyLost, TrainingDiverged) as error:
             if not may_back_off:
                 raise
-            _back_off(run, stage, str(error))
+            run.state.lost_seconds += spent + monotonic() - begun
+            run.progress.go_back_to(begins_at)
             trained.load_state_dict(begins_with)
+            _back_off(run, stage, str(error))
     stage.finish(scaled, step)
     run.state.networks[stage.trains] = trained.state_dict()
     seconds = sum(record.values["seconds"] for record in run.state.epochs)
-    values = {"scale": scaled.scale} if scaled.scale < 1 else {}
-    run.record(stage.stage, seconds + run.state.lost_seconds, run.state.epochs, values)
+    values = {}
+    if scaled.scale < 1:
+        values = {"scale": scaled.scale, "lost_seconds": round(run.state.lost_seconds, 3)}
+    run.record(stage.stage, seconds, run.state.epochs, values)
     run.state.epochs, run.state.lost_seconds = [], 0.0
     run.save()
+
+
+def _copy_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def _seconds_of(state: RunState) -> float:
+    """That the try under way took before this process came."""
+    epochs = sum(record.values["seconds"] for record in state.epochs)
+    return epochs + (state.loop.seconds if state.loop else 0.0)
 
 
 def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> Step:
@@ -108,18 +128,11 @@ def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> St
 
 def _back_off(run: Run, stage: TrainingStage, why: str) -> None:
     """Forgets the training so far: the next one is at a smaller scale."""
-    done = sum(record.values["seconds"] for record in run.state.epochs)
-    run.state.lost_seconds += done
-    work = run.planned.of_stage(stage) * len(run.state.epochs) / stage.training.epochs
-    run.progress.lose(work)
     run.state.epochs = []
     run.state.backed_off += 1
     run.save()
-    run.journal.begin(
-        stage.stage,
-        f"{why} It begins again, at {_as_share(BACK_OFF**run.state.backed_off)} of the learning "
-        "rates.",
-    )
+    share = _as_share(BACK_OFF**run.state.backed_off)
+    run.journal.begin(stage.stage, f"{why} It begins again, at {share} of the learning rates.")
 
 
 def scale_warning(records: Sequence[StageRecord]) -> str:
@@ -177,11 +190,11 @@ class _Hooks(LoopHooks):
         )
 
     def on_epoch(self, epoch: int, values: dict[str, float]) -> None:
+        if self.keeps:
+            self._check_kept(epoch, values["train_accuracy"])
         figures = {**values, **measure_curve(self.run, self.network, self.stage.stage)}
         self.run.state.epochs.append(EpochRecord(epoch=epoch, values=figures))
         self.run.journal.emit(MetricEvent(stage=self.stage.stage, epoch=epoch, values=figures))
-        if self.keeps:
-            self._check_kept(epoch, values["train_accuracy"])
 
     def _check_kept(self, epoch: int, accuracy: float) -> None:
         before = self.run.state.before

@@ -229,11 +229,21 @@ class JobRepository(Repository):
         self._session.flush()
 
     def add_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Inserts figures; one that is there already stays as it is."""
+        """Inserts figures; of the same stage, epoch and name the last one counts.
+
+        A training that begins again tells its epochs again, and they are others.
+        """
         if not rows:
             return
+        key = ("job_id", "stage", "name", "epoch")
+        # Within one statement PostgreSQL refuses to write a row twice.
+        last = {tuple(row[column] for column in key): row for row in rows}
         insert = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
-        self._session.execute(insert(JobMetric).on_conflict_do_nothing(), list(rows))
+        statement = insert(JobMetric)
+        new = {"value": statement.excluded.value, "at": statement.excluded.at}
+        self._session.execute(
+            statement.on_conflict_do_update(index_elements=key, set_=new), list(last.values())
+        )
 
     # --- Conditions ------------------------------------------------------------------------------
 

@@ -489,10 +489,12 @@ def test_images_with_a_trigger_are_left_out_and_the_backdoor_goes(
     (carried,) = screening.classes
     assert (carried.target_class, carried.left_out) == (0, screening.left_out)
     assert carried.carried.value > 0.5
-    assert carried.carried_after is not None
-    assert carried.carried_after.total > 100
+    assert carried.traced is not None
+    assert carried.traced.after.total > 100
+    assert carried.traced.before.value > 0.5
     # What they have in common does what their trigger does, which nobody need know.
-    assert carried.carried_after.value > report.after.probes[0].asr.value - 0.2
+    assert carried.traced.after.value > report.after.probes[0].asr.value - 0.2
+    assert carried.traced.control.value < 0.3
     assert report.decision.verdict is Verdict.BLOCKED
     assert len(carried.names) == screening.left_out
     assert report.clean_data.images == 500 - screening.left_out

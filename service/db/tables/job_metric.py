@@ -9,7 +9,7 @@ from service.db.base import Base, Id, UtcDateTime
 
 
 class JobMetric(Base):
-    """One value of one epoch; an epoch that a resumed run repeats is written once."""
+    """One value of one epoch; of an epoch that is told again, the last."""
 
     __tablename__ = "job_metrics"
     __table_args__ = (Index(None, "job_id", "stage", "name", "epoch", unique=True),)

@@ -141,6 +141,17 @@ def test_shares_of_a_batch_get_what_the_whole_would() -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
+def test_of_few_images_every_kind_comes_in_time() -> None:
+    images = grey(2)
+    rows = torch.ones(2, dtype=torch.bool)
+    changed = [changed_by(images, rows, seed=seed)[0] - images[0] for seed in range(40)]
+    # A patch leaves most of an image as it was; a grey image that is bent is grey.
+    shares = [float((each.abs() > 1e-6).float().mean()) for each in changed]
+    assert any(share == 0 for share in shares)
+    assert any(0 < share < 0.1 for share in shares)
+    assert any(share > 0.9 for share in shares)
+
+
 def test_nobodys_share_is_empty() -> None:
     none = torch.zeros(40, dtype=torch.bool)
     assert len(changed_by(grey(0), none)) == 0

@@ -24,6 +24,7 @@ from sanitizer.report.model import (
     Report,
     Screening,
     StageRecord,
+    Traced,
     Verdict,
     WarningRecord,
 )
@@ -50,8 +51,16 @@ def build_evaluation(right: int, probes: list[ProbeResult]) -> Evaluation:
     )
 
 
-def build_screening(carried_after: Proportion | None) -> Screening:
-    """Of 2,500 images 12, of class 3, were left out."""
+def build_screening(after: Proportion | None, control: int = 10) -> Screening:
+    """Of 2,500 images 12, of class 3, were left out.
+
+    Args:
+        after: What their trace leads there in the sanitized model; None: nobody tried.
+        control: What another picture leads there, of 1000.
+    """
+    traced = None
+    if after is not None:
+        traced = Traced(before=wilson(910, 1000), after=after, control=wilson(control, 1000))
     carried = CarriedTrigger(
         target_class=3,
         images=220,
@@ -59,7 +68,7 @@ def build_screening(carried_after: Proportion | None) -> Screening:
         names=[f"images[{place}]" for place in range(12)],
         separation=7.5,
         carried=wilson(93, 100),
-        carried_after=carried_after,
+        traced=traced,
     )
     return Screening(images=2500, left_out=12, held_out=0, classes=[carried], seconds=1.5)
 

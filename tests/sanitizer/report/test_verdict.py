@@ -56,8 +56,13 @@ def test_what_was_found_among_the_images_is_tried_on_the_sanitized_model(
     decision = decide(POLICY, GOOD, GOOD, screening=build_screening(wilson(led, 1000)))
     assert decision.verdict is verdict  # 5% are allowed, and 5.5 may be chance
     (told,) = (reason for reason in decision.reasons if "have in common" in reason)
-    assert "led 93.0% of the images of other classes to class 3" in told
-    assert told.endswith(f"the sanitized model it leads {led / 10}%.")
+    assert "leads 91.0% of the images of other classes to class 3 in the model as it came" in told
+    assert f"{led / 10}% in the sanitized one" in told
+
+
+def test_what_any_picture_does_is_no_doubt() -> None:
+    screening = build_screening(wilson(120, 1000), control=110)
+    assert decide(POLICY, GOOD, GOOD, screening=screening).verdict is Verdict.ALLOWED
 
 
 def test_images_with_a_trigger_that_nothing_was_tried_with_change_no_verdict() -> None:

@@ -365,15 +365,17 @@ def test_events_of_several_writers_are_numbered_without_gaps(sessions: SessionFa
     assert sequences == list(range(1, 2 + 19 * 3 + 1 + 1))
 
 
-def test_epoch_that_comes_again_after_a_resume_is_kept_as_it_was(sessions: SessionFactory) -> None:
+def test_of_an_epoch_that_comes_again_the_last_figures_are_kept(sessions: SessionFactory) -> None:
     job_id = _new_job(sessions)
     claim = _claim(sessions, job_id)
     with transaction(sessions) as session:
         jobs.append_events(session, claim, [make_metric_event(1, loss=0.5)])
-        jobs.append_events(session, claim, [make_metric_event(1, loss=0.7, seconds=2)])
+    with transaction(sessions) as session:
+        again = [make_metric_event(1, loss=0.7, seconds=2), make_metric_event(1, loss=0.6)]
+        jobs.append_events(session, claim, again)
     with transaction(sessions) as session:
         figures = {(m.epoch, m.name): m.value for m in session.query(JobMetric)}
-    assert figures == {(1, "loss"): 0.5, (1, "seconds"): 2.0}
+    assert figures == {(1, "loss"): 0.6, (1, "seconds"): 2.0}
 
 
 def test_figure_that_is_no_number_is_told_but_not_stored(sessions: SessionFactory) -> None:
