@@ -307,7 +307,12 @@ class _Others:
 def difference_of_halves(
     images: ImageSet, places: NDArray[np.int64], like: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Of every other image's mean picture and the rest's, as strong as another difference."""
+    """Of every other image's mean picture and the rest's, as strong as another difference.
+
+    Of fewer than two images: none, [C, H, W] of zeros.
+    """
+    if len(places) < 2:
+        return np.zeros_like(like)
     halves = [sum_of(images, half) / len(half) for half in (places[::2], places[1::2])]
     difference = halves[0] - halves[1]
     mine, wanted = (float(np.sqrt(np.square(each).mean())) for each in (difference, like))

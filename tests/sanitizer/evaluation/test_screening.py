@@ -7,7 +7,13 @@ from torch import nn
 
 from sanitizer.attacks.trigger import make_trigger
 from sanitizer.data.image_set import ImageSet
-from sanitizer.evaluation.screening import CARRIED_RATE, Carrier, Screen, splits_of
+from sanitizer.evaluation.screening import (
+    CARRIED_RATE,
+    Carrier,
+    Screen,
+    difference_of_halves,
+    splits_of,
+)
 from sanitizer.networks.registry import build_network
 from sanitizer.networks.taps import find_taps
 from sanitizer.randomness import make_generator
@@ -90,6 +96,13 @@ def test_every_image_goes_through_the_network_about_once(backdoored: nn.Module) 
     tapped = Screen(backdoored, screen._point, torch.device("cpu"), counts.append)
     tapped.carriers(images(1000, 1500), seed=0)
     assert 500 + 100 <= sum(counts) <= 500 + 100 + 10 * 4 * 3 * 100
+
+
+def test_a_control_is_as_strong_as_a_trace_and_of_one_image_there_is_none() -> None:
+    some, like = images(1000, 1100), np.full((1, 8, 8), 12.0)
+    control = difference_of_halves(some, np.arange(100), like)
+    assert np.sqrt(np.square(control).mean()) == pytest.approx(12)
+    assert not difference_of_halves(some, np.arange(1), like).any()
 
 
 def test_points_are_split_where_they_fall_apart() -> None:
