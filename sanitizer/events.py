@@ -16,7 +16,8 @@ from sanitizer.report.model import ArtifactKind
 class Stage(StrEnum):
     """The stages of a run; the method says which there are between the measurements.
 
-    `screen` looks for images among the clean ones that carry a trigger. `inspect` and `reinspect`
+    `screen` looks for images among the clean ones that carry a trigger, `fit` for what of the
+    augmentation the model does not bear. `inspect` and `reinspect`
     search for triggers, before and after, and `retune` trains copies of the sanitized model
     further, where that was asked for. `choose` compares what several methods made of the model.
     """
@@ -24,6 +25,7 @@ class Stage(StrEnum):
     LOAD = "load"
     SCREEN = "screen"
     BASELINE = "baseline"
+    FIT = "fit"
     INSPECT = "inspect"
     TEACHER = "teacher"
     FINETUNE = "finetune"

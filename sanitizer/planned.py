@@ -9,6 +9,7 @@ from sanitizer.cost.workload import (
     FINETUNING_PASSES,
     RETUNING_EPOCHS,
     SEARCH_FAMILIES,
+    fitted_images,
     inspection_passes,
     retuned_evaluated,
     retunings,
@@ -16,7 +17,7 @@ from sanitizer.cost.workload import (
 from sanitizer.inputs import Inputs
 from sanitizer.methods.plan import MethodStage, TrainingStage, plan
 from sanitizer.run_state import RunState
-from sanitizer.spec import SanitizeSpec, SingleMethodConfig
+from sanitizer.spec import SanitizeSpec, SingleMethodConfig, augmentation_of
 
 
 class PlannedWork:
@@ -48,6 +49,7 @@ class PlannedWork:
     def whole(self) -> float:
         """All that is planned."""
         measured = 2 * self._of_evaluation(len(self._inputs.evaluation))
+        measured += self._of_fitting
         measured += self._searches * inspection_passes(self._inputs.suspect.num_classes)
         stages = (stage for each in self._tries for stage in plan(each))
         return measured + self._of_retuning() + sum(map(self.of_stage, stages))
@@ -57,6 +59,8 @@ class PlannedWork:
         done = 0.0
         if state.before is not None:
             done += self._of_evaluation(len(self._inputs.evaluation))
+        if state.borne is not None:
+            done += self._of_fitting
         searches = sum(map(len, state.searches.values()))
         done += searches * inspection_passes(1) / SEARCH_FAMILIES
         # One more than are trained: the sanitized model is measured too.
@@ -84,6 +88,10 @@ class PlannedWork:
         if isinstance(stage, TrainingStage):
             return stage.training.epoch_images(self._clean_images)
         return self._clean_images
+
+    @property
+    def _of_fitting(self) -> float:
+        return fitted_images(self._clean_images) if any(augmentation_of(self._spec.method)) else 0
 
     def _of_evaluation(self, images: int) -> float:
         return images * (1 + len(self._inputs.triggers))

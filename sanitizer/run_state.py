@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sanitizer.choice import Tried
+from sanitizer.evaluation.augmentation import Borne
 from sanitizer.methods.loop import LoopState
 from sanitizer.report.model import EpochRecord, Evaluation, Inspection, Retuned, StageRecord
 
@@ -32,6 +33,7 @@ class RunState:
         choice_seconds: Spent on comparing what methods made.
         screened: What became of the screening, once done: a `Screened`, as JSON.
         before: Figures of the suspect model, once measured.
+        borne: Which augmentation it bears, once looked at.
         searches: What searches found, by stage; see `Found.state`.
         inspected: What finished inspections say, by stage.
         retuned: Figures of finished retunings, by name.
@@ -53,6 +55,7 @@ class RunState:
     choice_seconds: float = 0.0
     screened: str | None = None
     before: Evaluation | None = None
+    borne: Borne | None = None
     searches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     inspected: dict[str, Inspection] = field(default_factory=dict)
     retuned: dict[str, Retuned] = field(default_factory=dict)
@@ -76,6 +79,7 @@ class RunState:
             "choice_seconds": self.choice_seconds,
             "screened": self.screened,
             "before": self.before and self.before.model_dump_json(),
+            "borne": self.borne and asdict(self.borne),
             "searches": self.searches,
             "inspected": {stage: each.model_dump_json() for stage, each in self.inspected.items()},
             "retuned": {name: each.model_dump_json() for name, each in self.retuned.items()},
@@ -129,6 +133,7 @@ class RunState:
             choice_seconds=content.get("choice_seconds", 0.0),
             screened=content.get("screened"),
             before=Evaluation.model_validate_json(before) if before else None,
+            borne=Borne(**content["borne"]) if content.get("borne") else None,
             searches=content.get("searches", {}),
             inspected={
                 stage: Inspection.model_validate_json(line)

@@ -236,6 +236,11 @@ class Training(Strict):
     cutout_size: int = Field(
         default=3, ge=0, le=512, description="Side of one square hole, pixels; 0: none."
     )
+    fit_augmentation: bool = Field(
+        default=False,
+        description="Whether mirrored images are left out, and crops made smaller, where the model "
+        "as it came does not know its images any more once they are changed so.",
+    )
 
     @property
     def epochs(self) -> int:
@@ -402,6 +407,7 @@ _DEFAULT_TEACHER: Mapping[str, Any] = {
     "batch_size": 256,
     "weight_decay": 5e-4,
     "cutout_size": 0,
+    "fit_augmentation": True,
 }
 _DEFAULT_STUDENT: Mapping[str, Any] = {
     **_DEFAULT_TEACHER,
@@ -762,8 +768,9 @@ SingleMethodConfig = (
     | McrConfig
 )
 
-_AUTO_FT_SAM: Mapping[str, Any] = {"preset": "fast"}
-_AUTO_FST: Mapping[str, Any] = {"alpha": 0.03}
+_AUTO_FITTED: Mapping[str, Any] = {"training": {"fit_augmentation": True}}
+_AUTO_FT_SAM: Mapping[str, Any] = {"preset": "fast", **_AUTO_FITTED}
+_AUTO_FST: Mapping[str, Any] = {"alpha": 0.03, **_AUTO_FITTED}
 
 
 _FAST: Mapping[str, Any] = {
@@ -1066,6 +1073,14 @@ def trainings_of(name: str, value: BaseModel) -> Iterator[tuple[str, Training]]:
             yield f"{name}.{key}", inner
         elif isinstance(inner, BaseModel):
             yield from trainings_of(f"{name}.{key}", inner)
+
+
+def augmentation_of(method: BaseModel) -> tuple[int, bool]:
+    """The most crop padding that any training of a method asks for, in pixels, and whether any asks
+    for mirrored images."""
+    trainings = [training for _, training in trainings_of("method", method)]
+    padding = max((training.crop_padding for training in trainings), default=0)
+    return padding, any(training.horizontal_flip for training in trainings)
 
 
 class SanitizeSpec(Strict):

@@ -62,6 +62,7 @@ AROUND = frozenset(
         Stage.LOAD,
         Stage.SCREEN,
         Stage.BASELINE,
+        Stage.FIT,
         Stage.INSPECT,
         Stage.EVALUATE,
         Stage.CHOOSE,
@@ -74,12 +75,16 @@ AROUND = frozenset(
 MEASURING = (
     Stage.SCREEN,
     Stage.BASELINE,
+    Stage.FIT,
     Stage.INSPECT,
     Stage.CHOOSE,
     Stage.EVALUATE,
     Stage.REINSPECT,
 )
 """Of these, those that put images through a network without training it."""
+
+LOOKED_AT = 1000
+"""At most, images that tell which augmentation a model bears: of ten classes each has a hundred."""
 
 SEARCH_STEPS = 100
 """Of each search for a change that leads to a class, with a batch each."""
@@ -157,6 +162,12 @@ class Workload(_Part):
     screened_images: int = Field(
         default=0, ge=0, le=MAX_COUNT, description="Looked at for triggers; 0: none."
     )
+    fitted_images: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_COUNT,
+        description="Looked at, as they are and augmented, to see what the model bears.",
+    )
     evaluation_images: int = Field(ge=0, le=MAX_COUNT)
     curve_images: int = Field(ge=0, le=MAX_COUNT, description="Measured after each epoch.")
     inspected_classes: int = Field(
@@ -197,7 +208,7 @@ class Workload(_Part):
         epochs = sum(work.epochs for work in self.training if work.stage not in CHANGES)
         curves = self.curve_images * epochs
         measured = (1 + self.probes) * (2 * self.evaluation_images + curves)
-        measured += self.screened_images
+        measured += self.screened_images + self.fitted_images
         return measured + round(self.inspections * inspection_passes(self.inspected_classes))
 
     @property
@@ -240,6 +251,7 @@ class Workload(_Part):
             training=tuple(each for each in work if each.stage in stages),
             different_images=report.clean_data.images,
             screened_images=report.screening.images if report.screening else 0,
+            fitted_images=fitted_images(report.clean_data.images) if Stage.FIT in stages else 0,
             evaluation_images=report.evaluation_data.images,
             curve_images=cost.curve_images,
             inspected_classes=inspected,
@@ -383,6 +395,16 @@ def inspection_passes(classes: int) -> float:
     """
     search = SEARCH_STEPS * SEARCH_BATCH * SEARCH_PASSES + RATED_IMAGES
     return min(classes, MAX_TARGETS) * SEARCH_FAMILIES * search
+
+
+def fitted_images(images: int) -> int:
+    """Images that go through the network to see which augmentation it bears: as they are, mirrored
+    and cropped.
+
+    Args:
+        images: That are trained on.
+    """
+    return 3 * min(images, LOOKED_AT)
 
 
 def retunings(probes: int) -> int:

@@ -2,6 +2,7 @@
 
 from time import monotonic
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from sanitizer.evaluation.predict import predict
 from sanitizer.events import MetricEvent, Stage
 from sanitizer.report.model import Evaluation
 from sanitizer.stages.run import Run
+
+LEAST_KNOWN = 0.1
+"""Share of the way from one answer for all to all right that a model must have gone."""
 
 
 def measure_suspect(run: Run) -> None:
@@ -22,6 +26,39 @@ def measure_suspect(run: Run) -> None:
         run.state.example_predictions = answers.tolist()
     run.state.before = measure(run, Stage.BASELINE, "Measuring the model as it came.")
     run.save()
+
+
+def warn_of_chance(run: Run) -> None:
+    """Tells where the suspect model knows next to nothing of the images: the fault is rarely its
+    own."""
+    if not knows_little(run):
+        return
+    before, names = _before(run), run.inputs.evaluation.class_names
+    run.journal.warn(
+        "suspect_near_chance",
+        f"The model as it came gets {100 * before.accuracy.value:.1f}% of the evaluation images "
+        f"right, where one answer for all of them would get {100 * _constant(run):.1f}%. Are the "
+        "images what it expects? `input_size`, `mean` and `std` say how they are prepared (here "
+        f"{' x '.join(map(str, run.inputs.suspect.input_size))} pixels), and its classes must have "
+        f"the order of the data's: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}.",
+    )
+
+
+def knows_little(run: Run) -> bool:
+    """Whether the suspect model is hardly better than one answer for all images."""
+    constant = _constant(run)
+    return _before(run).accuracy.value <= constant + LEAST_KNOWN * (1 - constant)
+
+
+def _before(run: Run) -> Evaluation:
+    if run.state.before is None:
+        raise RuntimeError("the suspect model is measured before its figures are judged")
+    return run.state.before
+
+
+def _constant(run: Run) -> float:
+    labels = run.inputs.evaluation.labels
+    return float(np.bincount(labels).max() / len(labels))
 
 
 def measure(run: Run, stage: Stage, message: str) -> Evaluation:

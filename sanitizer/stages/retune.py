@@ -26,6 +26,7 @@ def retune(run: Run) -> Durability | None:
         )
     evaluation = run.inputs.evaluation
     seed = derive_seed(run.spec.seed, "durability")
+    training = retuning_of(run.spec.method)
     delivered = Delivered(
         network=run.network,
         num_classes=run.inputs.suspect.num_classes,
@@ -34,7 +35,7 @@ def retune(run: Run) -> Durability | None:
             draw(evaluation.labels, min(RETUNED_IMAGES, len(evaluation)), seed)
         ),
         probes=run.spec.probes,
-        training=retuning_of(run.spec.method),
+        training=run.state.borne.fitted(training) if run.state.borne else training,
         seed=run.spec.seed,
         device=run.device,
         precision=run.precision,

@@ -15,7 +15,7 @@ from sanitizer.methods.plan import Bench, ChangingStage, TrainingStage, plan
 from sanitizer.methods.step import Step
 from sanitizer.report.model import EpochRecord, StageRecord
 from sanitizer.run_state import RunState
-from sanitizer.spec import SingleMethodConfig
+from sanitizer.spec import SingleMethodConfig, Training
 from sanitizer.stages.measure import measure_curve
 from sanitizer.stages.run import Run
 
@@ -84,9 +84,12 @@ def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
     stage.finish(scaled, step)
     run.state.networks[stage.trains] = trained.state_dict()
     seconds = sum(record.values["seconds"] for record in run.state.epochs)
-    values = {}
+    values: dict[str, float] = {}
     if scaled.scale < 1:
         values = {"scale": scaled.scale, "lost_seconds": round(run.state.lost_seconds, 3)}
+    if (fitted := _fitted(run, stage.training)) != stage.training:
+        values["crop_padding"] = fitted.crop_padding
+        values["horizontal_flip"] = float(fitted.horizontal_flip)
     run.record(stage.stage, seconds, run.state.epochs, values)
     run.state.epochs, run.state.lost_seconds = [], 0.0
     run.save()
@@ -112,7 +115,7 @@ def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> St
         AccuracyLost: It does not.
         TrainingDiverged: It is no longer finite.
     """
-    training = stage.training.scaled(bench.scale)
+    training = _fitted(run, stage.training).scaled(bench.scale)
     step = stage.make_step(bench)
     seed = (run.spec.seed, stage.stage.value)
     train(
@@ -124,6 +127,12 @@ def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> St
         hooks=_Hooks(run, stage, step.network, keeps=keeps),
     )
     return step
+
+
+def _fitted(run: Run, training: Training) -> Training:
+    """Without the augmentation that the model does not bear, if it is to be."""
+    borne = run.state.borne
+    return borne.fitted(training) if borne and training.fit_augmentation else training
 
 
 def _back_off(run: Run, stage: TrainingStage, why: str) -> None:

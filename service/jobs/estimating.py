@@ -10,8 +10,15 @@ from sqlalchemy.orm import Session
 from sanitizer.catalog import ARCHITECTURES
 from sanitizer.cost.estimate import Estimate, EstimateBasis, estimate
 from sanitizer.cost.profile import find_profile, nearest_by_size
-from sanitizer.cost.workload import DeviceKind, Measured, Workload, retunings, training_work
-from sanitizer.spec import AutoConfig, Device, ModelOptions, SanitizeSpec
+from sanitizer.cost.workload import (
+    DeviceKind,
+    Measured,
+    Workload,
+    fitted_images,
+    retunings,
+    training_work,
+)
+from sanitizer.spec import AutoConfig, Device, ModelOptions, SanitizeSpec, augmentation_of
 from service.datasets.repository import DatasetRepository
 from service.db.tables import Dataset, DatasetFormat, Model
 from service.jobs.costs import CostRepository
@@ -88,6 +95,7 @@ def estimate_job(
         training=training_work(request.method, clean),
         different_images=clean,
         screened_images=clean if request.screen else 0,
+        fitted_images=fitted_images(clean) if any(augmentation_of(request.method)) else 0,
         evaluation_images=evaluation,
         curve_images=min(curve, evaluation),
         inspected_classes=_classes(request, datasets, tenant_id, guesses),

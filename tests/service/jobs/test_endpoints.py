@@ -95,6 +95,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
         "crop_padding": 4,
         "horizontal_flip": True,
         "cutout_size": 0,
+        "fit_augmentation": True,
     }
     clean_data = {"dataset_id": dataset_id, "images": 2500, "seed": 0}
     assert body == {

@@ -1,0 +1,109 @@
+"""Which crops and mirrored images a model bears."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sanitizer.cost.workload import LOOKED_AT
+from sanitizer.data.image_set import ImageSet
+from sanitizer.evaluation.augmentation import Borne, find_borne
+from sanitizer.spec import Training
+from tests.sanitizer.methods.networks import digit_set, trained
+
+CPU = torch.device("cpu")
+
+
+class Sides(nn.Module):
+    """Tells by whether the left half is brighter, and by the upper half whether that matters."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        grey = images.mean(dim=1)
+        upper = grey[:, :4].mean(dim=(1, 2))
+        left, right = grey[:, 4:, :4].mean(dim=(1, 2)), grey[:, 4:, 4:].mean(dim=(1, 2))
+        # Classes: bright above; else brighter on the left; else on the right.
+        return torch.stack([10 * (upper - 0.25), left - right, right - left], dim=1)
+
+
+def sided(symmetric: int, left: int, right: int) -> ImageSet:
+    """Images [N, 1, 8, 8] of the three classes above, as many as asked for."""
+    labels = np.repeat(np.arange(3), (symmetric, left, right))
+    images = np.zeros((len(labels), 1, 8, 8), dtype=np.uint8)
+    images[labels == 0, :, :4] = 255
+    images[labels == 1, :, 4:, :4] = 255
+    images[labels == 2, :, 4:, 4:] = 255
+    return ImageSet(images, labels, ["above", "left", "right"], [""] * len(labels))
+
+
+def test_digits_bear_small_shifts_and_no_mirror() -> None:
+    borne = find_borne(
+        trained(), digit_set(800, 1400), crop_padding=4, horizontal_flip=True, seed=0, device=CPU
+    )
+
+    assert not borne.horizontal_flip
+    assert borne.kept_flipped < 0.6
+    assert borne.crop_padding < 4
+    assert borne.kept_padded < 0.8
+
+
+def test_shifts_that_matter_to_no_class_are_borne() -> None:
+    borne = find_borne(
+        Sides(), sided(40, 40, 40), crop_padding=2, horizontal_flip=False, seed=0, device=CPU
+    )
+
+    assert borne.crop_padding == 2
+    assert borne.kept_padded > 0.9
+    assert not borne.horizontal_flip  # which nobody asked for
+
+
+def test_classes_that_are_each_others_mirror_are_few_and_count() -> None:
+    """Nine in ten images are kept, yet left and right would be one."""
+    images = sided(360, 20, 20)
+    borne = find_borne(Sides(), images, crop_padding=0, horizontal_flip=True, seed=0, device=CPU)
+
+    assert borne.kept_flipped == pytest.approx(0.9)
+    assert not borne.horizontal_flip
+
+
+def test_a_handful_of_images_of_a_class_decides_nothing() -> None:
+    images = sided(360, 4, 4)
+    borne = find_borne(Sides(), images, crop_padding=0, horizontal_flip=True, seed=0, device=CPU)
+
+    assert borne.horizontal_flip
+
+
+def test_what_is_not_asked_for_is_not_looked_at() -> None:
+    seen: list[int] = []
+    find_borne(
+        Sides(),
+        sided(400, 400, 400),
+        crop_padding=0,
+        horizontal_flip=True,
+        seed=0,
+        device=CPU,
+        on_images=seen.append,
+    )
+
+    assert sum(seen) == 2 * LOOKED_AT
+
+
+def test_the_same_images_are_looked_at_each_time() -> None:
+    first, second = (
+        find_borne(
+            trained(), digit_set(0, 1400), crop_padding=2, horizontal_flip=True, seed=3, device=CPU
+        )
+        for _ in range(2)
+    )
+
+    assert first == second
+
+
+def test_a_training_is_fitted_to_what_is_borne_and_no_further() -> None:
+    borne = Borne(1, horizontal_flip=False, kept_padded=0.4, kept_flipped=0.3)
+
+    fitted = borne.fitted(Training(crop_padding=4, cutout_size=2))
+
+    assert (fitted.crop_padding, fitted.horizontal_flip, fitted.cutout_size) == (1, False, 2)
+    assert borne.fitted(Training(crop_padding=0)).crop_padding == 0
+    assert borne.bears(fitted)
+    assert not borne.bears(Training())

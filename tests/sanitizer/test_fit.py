@@ -1,0 +1,120 @@
+"""Augmentation that a model does not bear, and models that do not know the images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from sanitizer.events import Event, MetricEvent, StageEvent
+from sanitizer.pipeline import sanitize
+from sanitizer.report.model import Report
+from sanitizer.spec import SanitizeSpec
+from tests.sanitizer.builders import QUICK_TRAINING, digits, write_npz, write_spec
+from tests.sanitizer.methods.networks import trained
+
+AS_FOR_PHOTOGRAPHS: dict[str, Any] = {
+    **QUICK_TRAINING,
+    "phases": [{"epochs": 2, "learning_rate": 0.01}],
+    "crop_padding": 4,
+    "horizontal_flip": True,
+}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def spec_for(folder: Path, **changes: Any) -> SanitizeSpec:
+    """A job on a model that tells most digits."""
+    model = folder / "suspect.safetensors"
+    path = write_spec(
+        folder,
+        **{"model": {"path": str(model), "input_size": [8, 8]}, "screen": False, **changes},
+    )
+    save_file(trained().state_dict(), model)
+    write_npz(folder / "clean.npz", 800, 1100)
+    write_npz(folder / "evaluation.npz", 1100, 1500)
+    return SanitizeSpec.model_validate_json(path.read_bytes())
+
+
+def finetuned(folder: Path, *, fit: bool, **changes: Any) -> tuple[Report, list[Event]]:
+    events: list[Event] = []
+    training = {**AS_FOR_PHOTOGRAPHS, "fit_augmentation": fit}
+    spec = spec_for(folder / "in", method={"name": "finetune", "training": training}, **changes)
+    return sanitize(spec, folder / "out", folder / "work", events.append), events
+
+
+def warnings(report: Report) -> dict[str, str]:
+    return {warning.code: warning.message for warning in report.warnings}
+
+
+def test_what_the_model_does_not_bear_is_left_out_and_told(tmp_path: Path) -> None:
+    fitted, events = finetuned(tmp_path / "fitted", fit=True)
+    as_told, _ = finetuned(tmp_path / "as-told", fit=False)
+
+    told = warnings(fitted)["augmentation_fitted"]
+    assert "when they are mirrored" in told
+    assert "without mirrored images" in told
+    assert "augmentation_not_borne" not in warnings(fitted)
+    training = next(stage for stage in fitted.stages if stage.stage == "finetune")
+    assert training.values["horizontal_flip"] == 0
+    assert training.values["crop_padding"] < 4
+    looked = next(e for e in events if isinstance(e, MetricEvent) and e.stage == "fit")
+    assert looked.values["kept_flipped"] < 0.8
+
+    assert "method.training may unteach it" in warnings(as_told)["augmentation_not_borne"]
+    assert "augmentation_fitted" not in warnings(as_told)
+    assert fitted.after.accuracy.value > as_told.after.accuracy.value + 0.05
+
+
+def test_a_job_that_names_no_method_keeps_a_model_of_digits(tmp_path: Path) -> None:
+    """By its augmentation alone it would unlearn them, and back off until it changed nothing."""
+    path = write_spec(tmp_path / "in", method={"name": "argd"})
+    method = SanitizeSpec.model_validate_json(path.read_bytes()).method
+    spec = spec_for(tmp_path / "in", method=method.model_dump(mode="json"))
+    report = sanitize(spec, tmp_path / "out", tmp_path / "work", lambda _event: None)
+
+    assert "augmentation_fitted" in warnings(report)
+    assert "backed_off" not in warnings(report)
+    assert report.after.accuracy.value > report.before.accuracy.value - 0.03
+
+
+def test_what_was_seen_is_kept_when_the_run_is_interrupted(tmp_path: Path) -> None:
+    training = {**AS_FOR_PHOTOGRAPHS, "fit_augmentation": True}
+    spec = spec_for(tmp_path / "in", method={"name": "finetune", "training": training})
+    straight = sanitize(spec, tmp_path / "straight", tmp_path / "w1", lambda _event: None)
+    again: list[Event] = []
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, MetricEvent) and event.stage == "finetune":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sanitize(spec, tmp_path / "out", tmp_path / "w2", interrupt)
+    resumed = sanitize(spec, tmp_path / "out", tmp_path / "w2", again.append)
+
+    assert "fit" not in {event.stage for event in again if isinstance(event, StageEvent)}
+    assert warnings(resumed)["augmentation_fitted"] == warnings(straight)["augmentation_fitted"]
+    assert resumed.output.sha256 == straight.output.sha256
+
+
+def test_a_model_that_knows_nothing_of_the_images_is_told_of(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path / "in")
+    images, labels = digits(1100, 1500)
+    np.savez(tmp_path / "in" / "evaluation.npz", images=images, labels=(labels + 1) % 10)
+    report = sanitize(spec, tmp_path / "out", tmp_path / "work", lambda _event: None)
+
+    told = warnings(report)["suspect_near_chance"]
+    assert "one answer for all" in told
+    assert "8 x 8 pixels" in told
+    assert "fit" not in {stage.stage for stage in report.stages}
+
+
+def test_a_model_that_knows_its_images_is_not(tmp_path: Path) -> None:
+    report = sanitize(
+        spec_for(tmp_path / "in"), tmp_path / "out", tmp_path / "work", lambda _event: None
+    )
+
+    assert "suspect_near_chance" not in warnings(report)
