@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sanitizer.cost.workload import AROUND
+from sanitizer.events import Stage
 from sanitizer.report.model import Report
 
 
@@ -40,9 +41,10 @@ def run(spec: dict[str, Any], folder: Path, *, threads: int) -> Report:
 
 
 def training_seconds(report: Report) -> float:
-    """Seconds of what the method did, without loading, measuring and curves."""
+    """Seconds of what the method did, what it looked for before it trained included, without
+    loading, measuring and curves."""
     return sum(
         sum(epoch.values["seconds"] for epoch in stage.epochs) if stage.epochs else stage.seconds
         for stage in report.stages
-        if stage.stage not in AROUND
+        if stage.stage not in AROUND or stage.stage == Stage.SEEK
     )

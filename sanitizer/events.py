@@ -17,7 +17,8 @@ class Stage(StrEnum):
     """The stages of a run; the method says which there are between the measurements.
 
     `screen` looks for images among the clean ones that carry a trigger, `fit` for what of the
-    augmentation the model does not bear. `inspect` and `reinspect`
+    augmentation the model does not bear, `seek` for triggers of known kinds that it falls for, to
+    train it against these. `inspect` and `reinspect`
     search for triggers, before and after, and `retune` trains copies of the sanitized model
     further, where that was asked for. `choose` compares what several methods made of the model.
     """
@@ -27,6 +28,7 @@ class Stage(StrEnum):
     BASELINE = "baseline"
     FIT = "fit"
     INSPECT = "inspect"
+    SEEK = "seek"
     TEACHER = "teacher"
     FINETUNE = "finetune"
     DISTIL = "distil"

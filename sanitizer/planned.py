@@ -13,6 +13,7 @@ from sanitizer.cost.workload import (
     inspection_passes,
     retuned_evaluated,
     retunings,
+    sought_images,
 )
 from sanitizer.inputs import Inputs
 from sanitizer.methods.plan import MethodStage, TrainingStage, plan
@@ -49,7 +50,7 @@ class PlannedWork:
     def whole(self) -> float:
         """All that is planned."""
         measured = 2 * self._of_evaluation(len(self._inputs.evaluation))
-        measured += self._of_fitting
+        measured += self._of_fitting + sought_images(self._spec.method)
         measured += self._searches * inspection_passes(self._inputs.suspect.num_classes)
         stages = (stage for each in self._tries for stage in plan(each))
         return measured + self._of_retuning() + sum(map(self.of_stage, stages))
@@ -61,6 +62,8 @@ class PlannedWork:
             done += self._of_evaluation(len(self._inputs.evaluation))
         if state.borne is not None:
             done += self._of_fitting
+        if state.sought:
+            done += sought_images(self._spec.method)
         searches = sum(map(len, state.searches.values()))
         done += searches * inspection_passes(1) / SEARCH_FAMILIES
         # One more than are trained: the sanitized model is measured too.

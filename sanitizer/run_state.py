@@ -34,6 +34,7 @@ class RunState:
         screened: What became of the screening, once done: a `Screened`, as JSON.
         before: Figures of the suspect model, once measured.
         borne: Which augmentation it bears, once looked at.
+        sought: Triggers that it falls for, once sought; see `FoundTriggers.state`.
         searches: What searches found, by stage; see `Found.state`.
         inspected: What finished inspections say, by stage.
         retuned: Figures of finished retunings, by name.
@@ -56,6 +57,7 @@ class RunState:
     screened: str | None = None
     before: Evaluation | None = None
     borne: Borne | None = None
+    sought: list[list[Tensor]] = field(default_factory=list)
     searches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     inspected: dict[str, Inspection] = field(default_factory=dict)
     retuned: dict[str, Retuned] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class RunState:
             "screened": self.screened,
             "before": self.before and self.before.model_dump_json(),
             "borne": self.borne and asdict(self.borne),
+            "sought": self.sought,
             "searches": self.searches,
             "inspected": {stage: each.model_dump_json() for stage, each in self.inspected.items()},
             "retuned": {name: each.model_dump_json() for name, each in self.retuned.items()},
@@ -134,6 +137,7 @@ class RunState:
             screened=content.get("screened"),
             before=Evaluation.model_validate_json(before) if before else None,
             borne=Borne(**content["borne"]) if content.get("borne") else None,
+            sought=content.get("sought", []),
             searches=content.get("searches", {}),
             inspected={
                 stage: Inspection.model_validate_json(line)

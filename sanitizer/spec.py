@@ -365,6 +365,33 @@ class Hardening(Strict):
         "noise or a picture blended in, a reflection, a patch or a warp. They keep their labels, "
         "so that the network learns to pass over such things.",
     )
+    found_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Of random triggers, the share that is near to those that lead the suspect "
+        "model the same way with most images; they are searched for before it is trained. 0: "
+        "nobody searches.",
+    )
+
+    trigger_candidates: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Random triggers that are drawn for each of these images, of which the one is "
+        "put on that leads the suspect model farthest to where such triggers lead it. Each is a "
+        "forward pass of these images. 1: the first that comes.",
+    )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the suspect model is asked which of several random triggers misleads it."""
+        return self.random_triggers and self.trigger_candidates > 1
+
+    @property
+    def searches(self) -> bool:
+        """Whether it takes a search for triggers that the suspect model falls for."""
+        return self.random_triggers and self.found_share > 0
 
     @property
     def perturbs(self) -> bool:
@@ -417,9 +444,10 @@ _DEFAULT_STUDENT: Mapping[str, Any] = {
 _DEFAULT_HARDENING: Mapping[str, Any] = {
     "rho": 2.0,
     "random_triggers": True,
-    "perturbed_weight": 0.5,
+    "found_share": 0.5,
+    "trigger_candidates": 4,
 }
-_DEFAULT_STUDENT_HARDENING: Mapping[str, Any] = {"rho": 2.0, "random_triggers": True}
+_DEFAULT_STUDENT_HARDENING = _DEFAULT_HARDENING
 
 
 class ArgdConfig(_Method):
@@ -498,6 +526,16 @@ class ArgdConfig(_Method):
         "networks without batch norm do at these learning rates, is begun again with learning "
         "rates and `rho` at a quarter, three times at most in all.",
     )
+
+    @property
+    def asks_suspect(self) -> bool:
+        """Whether the suspect model is needed while others are trained."""
+        return self.hardening.chooses or self.student_hardening.chooses
+
+    @property
+    def searches(self) -> bool:
+        """Whether the suspect model is searched for triggers that it falls for."""
+        return self.hardening.searches or self.student_hardening.searches
 
     @field_validator("taps")
     @classmethod
@@ -784,6 +822,7 @@ _FAST: Mapping[str, Any] = {
 }
 
 _FAST_HARDENING: Mapping[str, Any] = {"random_triggers": True, "perturbed_weight": 0.5}
+"""Without a search for triggers: it would take half as long as the training."""
 _FAST_ARGD: Mapping[str, Any] = {
     # docs/decisions/0027: what triggers look like is trained against; worse weights are not.
     "teacher": {**_DEFAULT_TEACHER, "phases": _one_cycle(0.05, 3)},

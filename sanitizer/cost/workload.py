@@ -64,6 +64,7 @@ AROUND = frozenset(
         Stage.BASELINE,
         Stage.FIT,
         Stage.INSPECT,
+        Stage.SEEK,
         Stage.EVALUATE,
         Stage.CHOOSE,
         Stage.RETUNE,
@@ -77,6 +78,7 @@ MEASURING = (
     Stage.BASELINE,
     Stage.FIT,
     Stage.INSPECT,
+    Stage.SEEK,
     Stage.CHOOSE,
     Stage.EVALUATE,
     Stage.REINSPECT,
@@ -94,6 +96,16 @@ SEARCH_PASSES = 2.0
 SEARCH_FAMILIES = 3
 MAX_TARGETS = 16
 """Classes that are searched; where there are more, those that misled images fall into most."""
+SEEK_KINDS = 5
+SEEK_IMAGES = 16
+"""That each trigger is put on which the model may fall for."""
+SEEK_FIRST = 96
+"""Random triggers that the search of a kind begins with."""
+SEEK_TARGETS = 10
+"""Classes that are searched for, those that the first triggers lead to the most."""
+SEEK_PARENTS, SEEK_CHILDREN = 2, 2
+"""The best triggers for each class, and what comes of each in every generation."""
+SEEK_GENERATIONS = 4
 RATED_IMAGES = 500
 """At most, that a change is measured on: of so many a rate is known to 4.4 points."""
 HELDOUT_SHARE = 0.1
@@ -168,6 +180,12 @@ class Workload(_Part):
         le=MAX_COUNT,
         description="Looked at, as they are and augmented, to see what the model bears.",
     )
+    sought_images: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_COUNT,
+        description="With triggers on, to see which of them the model falls for; 0: none.",
+    )
     evaluation_images: int = Field(ge=0, le=MAX_COUNT)
     curve_images: int = Field(ge=0, le=MAX_COUNT, description="Measured after each epoch.")
     inspected_classes: int = Field(
@@ -208,7 +226,7 @@ class Workload(_Part):
         epochs = sum(work.epochs for work in self.training if work.stage not in CHANGES)
         curves = self.curve_images * epochs
         measured = (1 + self.probes) * (2 * self.evaluation_images + curves)
-        measured += self.screened_images + self.fitted_images
+        measured += self.screened_images + self.fitted_images + self.sought_images
         return measured + round(self.inspections * inspection_passes(self.inspected_classes))
 
     @property
@@ -252,6 +270,7 @@ class Workload(_Part):
             different_images=report.clean_data.images,
             screened_images=report.screening.images if report.screening else 0,
             fitted_images=fitted_images(report.clean_data.images) if Stage.FIT in stages else 0,
+            sought_images=sought_images(method) if Stage.SEEK in stages else 0,
             evaluation_images=report.evaluation_data.images,
             curve_images=cost.curve_images,
             inspected_classes=inspected,
@@ -407,6 +426,15 @@ def fitted_images(images: int) -> int:
     return 3 * min(images, LOOKED_AT)
 
 
+def sought_images(method: MethodConfig) -> int:
+    """Images that go through the suspect model with triggers on, at most, before it is trained."""
+    tried = method.argd if isinstance(method, AutoConfig) and "argd" in method.methods else method
+    if not (isinstance(tried, ArgdConfig) and tried.searches):
+        return 0
+    children = SEEK_GENERATIONS * SEEK_TARGETS * SEEK_PARENTS * SEEK_CHILDREN
+    return SEEK_KINDS * (SEEK_FIRST + children) * SEEK_IMAGES
+
+
 def retunings(probes: int) -> int:
     """Copies of the sanitized model that are trained further: on the clean images, and for each
     probe poisoned with its target's label and with another one."""
@@ -429,7 +457,9 @@ def retuned_evaluated(images: int, probes: int) -> int:
 def hardened_passes(passes: float, hardening: Hardening) -> float:
     """Forward passes that an image is worth in a hardened step of what costs `passes` without."""
     perturbed = hardening.perturbed_share * FINETUNING_PASSES if hardening.perturbs else 0.0
-    return (2 if hardening.rho else 1) * (passes + perturbed)
+    # Once for both passes of a step at worse weights.
+    choosing = hardening.perturbed_share * hardening.trigger_candidates if hardening.chooses else 0
+    return (2 if hardening.rho else 1) * (passes + perturbed) + choosing
 
 
 def i_bau_passes(config: IBauConfig) -> float:

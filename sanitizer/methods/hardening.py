@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sanitizer.methods.lures import Lures
 from sanitizer.methods.perturbed import PerturbedNetwork, root_mean_square, within
-from sanitizer.methods.random_triggers import with_random_triggers
+from sanitizer.methods.random_triggers import Near, with_random_triggers
 from sanitizer.methods.sharpness import SharpnessAwareStep
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.randomness import make_generator
@@ -45,6 +46,8 @@ class HardenedStep(SharpnessAwareStep):
         hardening: Bounds and weights.
         seed_parts: What the first perturbation and all triggers are drawn from.
         pictures: What some triggers are made of, uint8 [m, C, H, W]; needed for random triggers.
+        near: What some random triggers are to be near to.
+        lures: Chooses among several random triggers; needed where there are.
     """
 
     network: PerturbedNetwork
@@ -55,6 +58,8 @@ class HardenedStep(SharpnessAwareStep):
         hardening: Hardening,
         seed_parts: tuple[int | str, ...],
         pictures: Tensor | None = None,
+        near: Near | None = None,
+        lures: Lures | None = None,
     ) -> None:
         network = PerturbedNetwork(step.network)
         super().__init__(network, hardening.rho, step.precision, step.group)
@@ -62,6 +67,8 @@ class HardenedStep(SharpnessAwareStep):
         self.hardening = hardening
         self._seed_parts = seed_parts
         self._pictures = pictures
+        self._near = near
+        self._lures = lures
         self._leaf: Tensor | None = None
         self._moment = (0, 0)
         self._changed: Tensor | None = None
@@ -95,7 +102,7 @@ class HardenedStep(SharpnessAwareStep):
         mine = torch.arange(size, device=images.device)[self.group.share(size)] < count
         perturbed = images[mine]
         if self.hardening.random_triggers:
-            perturbed = self._with_triggers(perturbed, size, count)
+            perturbed = self._with_triggers(perturbed, labels[:count], size)
         if self.bound:
             perturbed = (perturbed + self._perturbation(images)).clamp(0, 1)
         with no_statistics(self.step.network):
@@ -107,22 +114,33 @@ class HardenedStep(SharpnessAwareStep):
         losses = {**output.losses, "perturbed": self.hardening.perturbed_weight * loss}
         return StepOutput(output.logits, losses)
 
-    def _with_triggers(self, images: Tensor, size: int, count: int) -> Tensor:
+    def _with_triggers(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
         """The same in both passes of a step: only the weights differ.
 
         Args:
             images: This process's.
+            labels: Of all images that are perturbed, everybody's.
             size: Of the whole batch.
-            count: Images of it that are perturbed.
         """
         if self._changed is None:
             if self._pictures is None:
                 raise RuntimeError("random triggers are made of pictures, and there are none")
             generator = make_generator(*self._seed_parts, "triggers", *self._moment)
-            rows = torch.zeros(count, dtype=torch.bool)
+            rows = torch.zeros(len(labels), dtype=torch.bool)
             rows[self.group.share(size)] = True
             self._pictures = self._pictures.to(images.device)
-            self._changed = with_random_triggers(images, generator, rows, self._pictures)
+            drawn = [
+                with_random_triggers(images, generator, rows, self._pictures, self._near)
+                for _ in range(self.hardening.trigger_candidates)
+            ]
+            changed, kinds = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+            if len(drawn) == 1:
+                self._changed = changed[0]
+            elif self._lures is None:
+                raise RuntimeError("nobody is there to choose among random triggers")
+            else:
+                mine = labels[rows.to(labels.device)]
+                self._changed = self._lures.choose(changed, kinds, mine)
         return self._changed
 
     def gradients(self, output: StepOutput, parameters: Sequence[Tensor]) -> list[Tensor | None]:

@@ -37,10 +37,12 @@ from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.ft_sam import FtSamStep
 from sanitizer.methods.hardening import HardenedStep
 from sanitizer.methods.i_bau import IBauStep
+from sanitizer.methods.lures import Lures
 from sanitizer.methods.mcr import CurveStep, recompute_statistics
 from sanitizer.methods.nad import NadStep
 from sanitizer.methods.random_triggers import pictures_of
 from sanitizer.methods.step import Step
+from sanitizer.methods.trigger_search import FoundTriggers
 from sanitizer.networks.taps import TapPoint
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
@@ -82,6 +84,8 @@ class Bench:
         precision: What the networks compute in.
         group: Who shares each batch.
         clean: What is trained on; some methods make pictures of it.
+        found: Triggers that the suspect model falls for, for methods that train against them.
+        suspect: A copy of the suspect model, for methods that ask it while they train others.
         scale: Of learning rates and of what goes with them; see `TrainingStage.backs_off`.
     """
 
@@ -92,6 +96,8 @@ class Bench:
     precision: torch.dtype = torch.float32
     group: Group = ALONE
     clean: ImageSet | None = None
+    found: FoundTriggers | None = None
+    suspect: nn.Module | None = None
     scale: float = 1.0
 
 
@@ -360,10 +366,16 @@ def _hardened(step: Step, hardening: Hardening, bench: Bench, stage: Stage) -> S
     if not hardening.is_on:
         return step
     hardening = hardening.model_copy(update={"rho": bench.scale * hardening.rho})
-    pictures = None
+    pictures = near = lures = None
     if hardening.random_triggers and bench.clean is not None:
         pictures = pictures_of(bench.clean, bench.seed)
-    return HardenedStep(step, hardening, (bench.seed, stage, "perturbation"), pictures)
+    if hardening.searches and bench.found is not None:
+        near = bench.found.for_share(hardening.found_share)
+    if hardening.chooses and bench.suspect is not None and bench.clean is not None:
+        device = next(bench.suspect.parameters()).device
+        lures = Lures(bench.suspect, bench.clean, bench.seed, bench.precision, device)
+    seed_parts = (bench.seed, stage, "perturbation")
+    return HardenedStep(step, hardening, seed_parts, pictures, near, lures)
 
 
 def _backs_off(config: ArgdConfig) -> bool:

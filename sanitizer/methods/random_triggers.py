@@ -10,6 +10,8 @@ strange to pass over.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +20,10 @@ from torch.nn import functional
 from sanitizer.data.image_set import ImageSet
 from sanitizer.randomness import make_generator
 
-KINDS = 5
-AMPLITUDES = 8 / 255, 24 / 255
+GRATING, VEIL, REFLECTION, PATCH, WARP = range(5)
+NAMES = "grating", "veil", "reflection", "patch", "warp"
+KINDS = len(NAMES)
+AMPLITUDES = 8 / 255, 40 / 255
 """Of gratings."""
 MOST_CYCLES = 10.0
 """Of a grating over the width of the image; one at least."""
@@ -37,6 +41,10 @@ WARP_GRID = 4
 """Points of a side of the grid that is stretched to a field of displacements."""
 FARTHEST = 1 / 32
 """Mean displacement of the strongest warps, in sides of the image."""
+Shape = tuple[int, ...]
+Numbers = tuple[Tensor, ...]
+"""What triggers of one kind are made from: uniform in [0, 1], [n, ...] each. There is nothing else
+to know of a trigger, and numbers near to these make a trigger near to it."""
 MOST_PICTURES = 256
 """Enough to be strange to each other; of 224 x 224 they are 37 MiB."""
 
@@ -53,9 +61,24 @@ def pictures_of(images: ImageSet, seed: int) -> Tensor:
     return torch.from_numpy(images.read(places.numpy()))
 
 
+class Near(Protocol):
+    """Triggers that some of the random ones are to be near to."""
+
+    def replaced(self, kind: int, numbers: Numbers, generator: torch.Generator) -> Numbers:
+        """The numbers of random triggers, some of them moved to where others are.
+
+        Draws the same for any numbers.
+        """
+        ...
+
+
 def with_random_triggers(
-    images: Tensor, generator: torch.Generator, rows: Tensor, pictures: Tensor
-) -> Tensor:
+    images: Tensor,
+    generator: torch.Generator,
+    rows: Tensor,
+    pictures: Tensor,
+    near: Near | None = None,
+) -> tuple[Tensor, Tensor]:
     """Puts a trigger on each image: in turn a grating, a veil, a reflection, a patch or a warp.
 
     Args:
@@ -63,119 +86,149 @@ def with_random_triggers(
         generator: On the CPU. Draws for all of a batch.
         rows: Which of the batch these images are, a bool for each image of the batch; n are True.
         pictures: What veils and reflections are made of, uint8 [m, C, H, W].
+        near: What some of them are to be near to.
 
     Returns:
-        A new tensor of the same shape, type and device, in [0, 1].
+        A new tensor of the same shape, type and device, in [0, 1]; and the kind of each image's
+        trigger, int64 [n], where the images are.
     """
-    drawn = _Drawn(generator, rows.cpu(), images)
-    kinds = drawn.kinds().to(images.device)
-    made = (
-        images + _gratings(images, drawn),
-        _blended(images, drawn, pictures),
-        images + _reflections(images, drawn, pictures),
-        _patched(images, drawn),
-        _warped(images, drawn),
-    )
+    rows = rows.cpu()
+    kinds = _kinds(len(rows), generator)[rows]
     result = images.clone()
-    for kind, changed in enumerate(made):
-        result = torch.where((kinds == kind)[:, None, None, None], changed, result)
-    return result.clamp(0, 1)
+    for kind in range(KINDS):
+        numbers = draw_numbers(kind, len(rows), images.shape[1:], generator)
+        if near is not None:
+            numbers = near.replaced(kind, numbers, generator)
+        mine = kinds == kind
+        if mine.any():
+            places = mine.nonzero()[:, 0].to(images.device)
+            of_mine = tuple(each[rows][mine] for each in numbers)
+            result[places] = put_on(images[places], kind, of_mine, pictures)
+    return result, kinds.to(images.device)
 
 
-class _Drawn:
-    """Random numbers for one process's images, drawn for those of all."""
+def put_on(images: Tensor, kind: int, numbers: Numbers, pictures: Tensor) -> Tensor:
+    """Puts triggers of one kind on images, to each its own.
 
-    def __init__(self, generator: torch.Generator, rows: Tensor, like: Tensor) -> None:
-        self._generator = generator
-        self._like = like
-        self.rows = rows
+    Args:
+        images: [n, C, H, W], in [0, 1].
+        kind: Of all of them.
+        numbers: That they are made from, as `draw_numbers` draws them, for n triggers.
+        pictures: As of `with_random_triggers`.
 
-    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """[n, *shape]."""
-        drawn = torch.rand(len(self.rows), *shape, generator=self._generator)[self.rows]
-        return (low + (high - low) * drawn).to(self._like.device, self._like.dtype)
-
-    def kinds(self) -> Tensor:
-        """Each in turn, [n]; of so few images that not all have one, another begins each time."""
-        size = len(self.rows)
-        first = 0
-        if size < KINDS:
-            first = int(torch.randint(KINDS, (), generator=self._generator))
-        return ((torch.arange(size) + first) % KINDS)[self.rows]
-
-    def some_of(self, pictures: Tensor) -> Tensor:
-        """A picture for each image, half of them mirrored, in [0, 1]."""
-        chosen = (self.uniform() * len(pictures)).long().clamp(max=len(pictures) - 1)
-        mirrored = self.uniform(1, 1, 1) < 0.5
-        picked = pictures[chosen.to(pictures.device)].to(self._like) / 255
-        return torch.where(mirrored, picked.flip(3), picked)
+    Returns:
+        [n, C, H, W], in [0, 1].
+    """
+    moved = [each.to(images.device, images.dtype) for each in numbers]
+    make = (_with_gratings, _with_veils, _with_reflections, _with_patches, _warped)[kind]
+    return make(images, moved, pictures).clamp(0, 1)
 
 
-def _gratings(images: Tensor, drawn: _Drawn) -> Tensor:
-    """Grey waves of any direction, to be added."""
+def draw_numbers(
+    kind: int, count: int, shape: Sequence[int], generator: torch.Generator
+) -> Numbers:
+    """What triggers of a kind are made from.
+
+    Args:
+        count: How many triggers.
+        shape: Of images: channels, height, width.
+        generator: On the CPU.
+    """
+    channels, height, width = shape
+    one, picture = (1, 1, 1), ((), (1, 1, 1))
+    noise = (channels, height, width)
+    shapes: tuple[Shape, ...] = (
+        (one, one, one, one),
+        (one, one, noise, *picture),
+        (one, *picture, (1,), (1,), one, one),
+        (one, one, one, noise, (channels, 1, 1), one),
+        ((2, WARP_GRID, WARP_GRID), one),
+    )[kind]
+    return tuple(torch.rand(count, *each, generator=generator) for each in shapes)
+
+
+def _kinds(size: int, generator: torch.Generator) -> Tensor:
+    """Each in turn, [n]; of so few images that not all have one, another begins each time."""
+    first = 0
+    if size < KINDS:
+        first = int(torch.randint(KINDS, (), generator=generator))
+    return (torch.arange(size) + first) % KINDS
+
+
+def _scaled(numbers: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * numbers
+
+
+def _some_of(pictures: Tensor, which: Tensor, mirrored: Tensor) -> Tensor:
+    """A picture for each image, half of them mirrored, in [0, 1]."""
+    chosen = (which * len(pictures)).long().clamp(max=len(pictures) - 1)
+    picked = pictures.to(which.device)[chosen].to(which) / 255
+    return torch.where(mirrored < 0.5, picked.flip(3), picked)
+
+
+def _with_gratings(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) -> Tensor:
+    """Grey waves of any direction, added."""
     height, width = images.shape[2:]
     down, across = _places(height, width, images)
-    amplitude = drawn.uniform(1, 1, 1, low=AMPLITUDES[0], high=AMPLITUDES[1])
-    cycles = drawn.uniform(1, 1, 1, low=1.0, high=MOST_CYCLES)
-    angle = drawn.uniform(1, 1, 1, high=math.pi)
-    phase = drawn.uniform(1, 1, 1, high=2 * math.pi)
+    amplitude, cycles, angle, phase = numbers
+    angle, phase = math.pi * angle, 2 * math.pi * phase
     along = across * torch.cos(angle) + down * torch.sin(angle)
-    return amplitude * torch.sin(2 * math.pi * cycles * along + phase)
+    waves = torch.sin(2 * math.pi * _scaled(cycles, 1.0, MOST_CYCLES) * along + phase)
+    return images + _scaled(amplitude, *AMPLITUDES) * waves
 
 
-def _blended(images: Tensor, drawn: _Drawn, pictures: Tensor) -> Tensor:
-    """With noise, or with a picture."""
-    share = drawn.uniform(1, 1, 1, low=SHARES[0], high=SHARES[1])
-    is_noise = drawn.uniform(1, 1, 1) < 0.5
-    noise = drawn.uniform(*images.shape[1:])
-    return (1 - share) * images + share * torch.where(is_noise, noise, drawn.some_of(pictures))
+def _with_veils(images: Tensor, numbers: Sequence[Tensor], pictures: Tensor) -> Tensor:
+    """With noise blended in, or with a picture."""
+    share, is_noise, noise, which, mirrored = numbers
+    share = _scaled(share, *SHARES)
+    veil = torch.where(is_noise < 0.5, noise, _some_of(pictures, which, mirrored))
+    return (1 - share) * images + share * veil
 
 
-def _reflections(images: Tensor, drawn: _Drawn, pictures: Tensor) -> Tensor:
+def _with_reflections(images: Tensor, numbers: Sequence[Tensor], pictures: Tensor) -> Tensor:
     """Pictures as a pane of glass adds them: doubled, or out of focus."""
     height, width = images.shape[2:]
-    brightness = drawn.uniform(1, 1, 1, low=BRIGHTNESS[0], high=BRIGHTNESS[1])
-    sharp = drawn.some_of(pictures)
+    brightness, which, mirrored, far_down, far_across, share, in_focus = numbers
+    sharp = _some_of(pictures, which, mirrored)
     down, across = (
-        (drawn.uniform(1) * FARTHEST_GHOST * side).ceil().long() for side in (height, width)
+        (far * FARTHEST_GHOST * side).ceil().long()
+        for far, side in ((far_down, height), (far_across, width))
     )
     rows = (torch.arange(height, device=images.device) - down).clamp(min=0)
     columns = (torch.arange(width, device=images.device) - across).clamp(min=0)
     first = torch.arange(len(images), device=images.device)[:, None, None]
     ghost = sharp.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]]
-    share = drawn.uniform(1, 1, 1, high=GHOST_SHARE)
+    share = GHOST_SHARE * share
     doubled = (1 - share) * sharp + share * ghost.permute(0, 3, 1, 2)
     blurred = sharp
     for _ in range(2):
         blurred = functional.avg_pool2d(blurred, 3, stride=1, padding=1, count_include_pad=False)
-    in_focus = drawn.uniform(1, 1, 1) < 0.5
-    return brightness * torch.where(in_focus, doubled, blurred)
+    added = torch.where(in_focus < 0.5, doubled, blurred)
+    return images + _scaled(brightness, *BRIGHTNESS) * added
 
 
-def _patched(images: Tensor, drawn: _Drawn) -> Tensor:
+def _with_patches(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) -> Tensor:
     """With a square of noise or of one colour, anywhere."""
-    channels, height, width = images.shape[1:]
-    side = drawn.uniform(1, 1, 1, low=SIDES[0], high=SIDES[1]) * min(height, width)
-    side = side.round().clamp(min=1)
-    top = (drawn.uniform(1, 1, 1) * (height - side)).round()
-    left = (drawn.uniform(1, 1, 1) * (width - side)).round()
+    height, width = images.shape[2:]
+    side, top, left, noise, colour, is_noise = numbers
+    side = (_scaled(side, *SIDES) * min(height, width)).round().clamp(min=1)
+    top, left = (top * (height - side)).round(), (left * (width - side)).round()
     rows = torch.arange(height, device=images.device)[None, None, :, None]
     columns = torch.arange(width, device=images.device)[None, None, None, :]
     inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
-    noise = drawn.uniform(channels, height, width)
-    colour = drawn.uniform(channels, 1, 1)
-    is_noise = drawn.uniform(1, 1, 1) < 0.5
-    return torch.where(inside, torch.where(is_noise, noise, colour), images)
+    return torch.where(inside, torch.where(is_noise < 0.5, noise, colour), images)
 
 
-def _warped(images: Tensor, drawn: _Drawn) -> Tensor:
+def _warped(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) -> Tensor:
     """Bent by a smooth field."""
     height, width = images.shape[2:]
-    coarse = drawn.uniform(2, WARP_GRID, WARP_GRID, low=-1.0)
-    field = functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    coarse, strength = numbers
+    field = functional.interpolate(
+        2 * coarse - 1, size=(height, width), mode="bicubic", align_corners=True
+    )
     field = field / field.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     # `grid_sample` counts from -1 to 1 over the image.
-    field = field * drawn.uniform(1, 1, 1, high=2 * FARTHEST)
+    field = field * 2 * FARTHEST * strength
     down, across = _places(height, width, images)
     grid = torch.stack([2 * across - 1, 2 * down - 1], dim=-1)
     places = (grid + field.permute(0, 2, 3, 1)).clamp(-1, 1)

@@ -15,9 +15,10 @@ from sanitizer.methods.plan import Bench, ChangingStage, TrainingStage, plan
 from sanitizer.methods.step import Step
 from sanitizer.report.model import EpochRecord, StageRecord
 from sanitizer.run_state import RunState
-from sanitizer.spec import SingleMethodConfig, Training
+from sanitizer.spec import ArgdConfig, SingleMethodConfig, Training
 from sanitizer.stages.measure import measure_curve
 from sanitizer.stages.run import Run
+from sanitizer.stages.seek import seek
 
 BACK_OFF = 0.25
 """Of learning rates, from one try to the next. A SqueezeNet, which has no batch norm, needs the
@@ -40,6 +41,8 @@ def run_method(run: Run, method: SingleMethodConfig) -> None:
         run.precision,
         run.group,
         run.trained_on,
+        seek(run) if isinstance(method, ArgdConfig) and method.searches else None,
+        deepcopy(run.network) if isinstance(method, ArgdConfig) and method.asks_suspect else None,
     )
     for role, weights in run.state.networks.items():
         getattr(bench, role).load_state_dict(weights)

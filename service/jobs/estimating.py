@@ -16,6 +16,7 @@ from sanitizer.cost.workload import (
     Workload,
     fitted_images,
     retunings,
+    sought_images,
     training_work,
 )
 from sanitizer.spec import AutoConfig, Device, ModelOptions, SanitizeSpec, augmentation_of
@@ -96,6 +97,7 @@ def estimate_job(
         different_images=clean,
         screened_images=clean if request.screen else 0,
         fitted_images=fitted_images(clean) if any(augmentation_of(request.method)) else 0,
+        sought_images=sought_images(request.method),
         evaluation_images=evaluation,
         curve_images=min(curve, evaluation),
         inspected_classes=_classes(request, datasets, tenant_id, guesses),

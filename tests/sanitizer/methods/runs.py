@@ -12,8 +12,10 @@ from sanitizer.data.image_set import ImageSet
 from sanitizer.data.loader import Batches
 from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, ChangingStage, TrainingStage, plan
+from sanitizer.methods.random_triggers import pictures_of
+from sanitizer.methods.trigger_search import FoundTriggers, find_triggers
 from sanitizer.networks.taps import find_taps
-from sanitizer.spec import METHOD_ADAPTER
+from sanitizer.spec import METHOD_ADAPTER, ArgdConfig
 from tests.sanitizer.methods.networks import digit_set
 
 CPU = torch.device("cpu")
@@ -73,8 +75,10 @@ def run(
     image_set = images or clean_images()
     finished: dict[str, dict[str, Tensor]] = {}
     figures: list[dict[str, float]] = []
-    bench = _bench(suspect, finished, image_set)
-    for stage in plan(METHOD_ADAPTER.validate_python(method)):
+    config = METHOD_ADAPTER.validate_python(method)
+    searches = isinstance(config, ArgdConfig) and config.searches
+    bench = _bench(suspect, finished, image_set, searches=searches)
+    for stage in plan(config):
         if isinstance(stage, ChangingStage):
             stage.change(bench, image_set, lambda _images: None)
             finished[stage.changes] = deepcopy(getattr(bench, stage.changes).state_dict())
@@ -86,23 +90,39 @@ def run(
                 _train(stage, bench, image_set, hooks, state)
             except Killed:
                 state = LoopState(**torch.load(io.BytesIO(hooks.saved), weights_only=True))
-                bench = _bench(suspect, finished, image_set)
+                bench = _bench(suspect, finished, image_set, searches=searches)
                 continue
             finally:
                 figures += hooks.figures
             break
         finished[stage.trains] = deepcopy(getattr(bench, stage.trains).state_dict())
         if die_after:
-            bench = _bench(suspect, finished, image_set)
+            bench = _bench(suspect, finished, image_set, searches=searches)
     return finished["student"], figures
 
 
-def _bench(suspect: nn.Module, finished: dict[str, dict[str, Tensor]], images: ImageSet) -> Bench:
+def _bench(
+    suspect: nn.Module, finished: dict[str, dict[str, Tensor]], images: ImageSet, *, searches: bool
+) -> Bench:
     taps = find_taps(deepcopy(suspect), "wrn-10-1", (8, 8), 1)
-    bench = Bench(deepcopy(suspect), deepcopy(suspect), taps, SEED, clean=images)
+    bench = Bench(
+        deepcopy(suspect),
+        deepcopy(suspect),
+        taps,
+        SEED,
+        clean=images,
+        found=_found(suspect, images) if searches else None,
+        suspect=deepcopy(suspect),
+    )
     for role, weights in finished.items():
         getattr(bench, role).load_state_dict(weights)
     return bench
+
+
+def _found(suspect: nn.Module, images: ImageSet) -> FoundTriggers:
+    return find_triggers(
+        suspect, images, pictures_of(images, SEED), seed=SEED, precision=torch.float32, device=CPU
+    )
 
 
 def _train(

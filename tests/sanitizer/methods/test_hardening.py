@@ -29,7 +29,12 @@ METHOD = {
     "node_weights": [20, 50, 20],
     "student_from": "teacher",
     "hardening": {"rho": 0.5, "perturbation": 20, "random_triggers": True},
-    "student_hardening": {"rho": 0.5, "perturbation": 20},
+    "student_hardening": {
+        "rho": 0.5,
+        "random_triggers": True,
+        "found_share": 0.5,
+        "trigger_candidates": 3,
+    },
 }
 BOUND = 20 / 255
 PICTURES = pictures_of(runs.clean_images(), 0)
@@ -127,7 +132,8 @@ def test_random_triggers_are_new_in_each_step_and_the_same_at_worse_weights() ->
     later = step(images, labels).losses
 
     drawn = make_generator(0, "test", "triggers", 0, 3)
-    changed = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool), PICTURES)
+    everybody = torch.ones(4, dtype=torch.bool)
+    changed, _ = with_random_triggers(images[:4], drawn, everybody, PICTURES)
     expected = 0.7 * functional.cross_entropy(twin(changed), labels[:4])
     torch.testing.assert_close(losses["perturbed"], expected)
     assert torch.equal(losses["perturbed"], again["perturbed"])
@@ -142,7 +148,8 @@ def test_a_perturbation_is_put_on_top_of_random_triggers() -> None:
     images, labels = batch(8)
     losses = step(images, labels).losses
     drawn = make_generator(0, "test", "triggers", 0, 0)
-    changed = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool), PICTURES)
+    everybody = torch.ones(4, dtype=torch.bool)
+    changed, _ = with_random_triggers(images[:4], drawn, everybody, PICTURES)
     perturbed = (changed + step.network.perturbation).clamp(0, 1)
     expected = 0.25 * functional.cross_entropy(twin(perturbed), labels[:4])
     torch.testing.assert_close(losses["perturbed"], expected)

@@ -55,7 +55,13 @@ METHODS: dict[str, dict[str, Any]] = {
             "perturbed_share": 0.3,
             "random_triggers": True,
         },
-        "student_hardening": {"rho": 0.5, "perturbation": 20, "perturbed_share": 0.3},
+        "student_hardening": {
+            "rho": 0.5,
+            "perturbation": 20,
+            "perturbed_share": 0.3,
+            "random_triggers": True,
+            "trigger_candidates": 3,
+        },
         "classifier_shift": 0.01,
     },
     "fine_pruning": {"name": "fine_pruning", "training": TRAINING},
@@ -105,7 +111,15 @@ def train_all(group: Group, method: dict[str, Any]) -> tuple[dict[str, Tensor], 
     network = build_network("wrn-10-1", 10, 1, generator=make_generator(0)).double()
     taps = find_taps(network, "wrn-10-1", (8, 8), 1)
     image_set = ImageSet.from_arrays(*digits(0, IMAGES))
-    bench = Bench(network, deepcopy(network), taps, seed=3, group=group, clean=image_set)
+    bench = Bench(
+        network,
+        deepcopy(network),
+        taps,
+        seed=3,
+        group=group,
+        clean=image_set,
+        suspect=deepcopy(network),
+    )
     hooks = Figures()
     for stage in plan(METHOD_ADAPTER.validate_python(method)):
         if isinstance(stage, ChangingStage):

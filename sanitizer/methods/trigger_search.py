@@ -1,0 +1,193 @@
+"""Searches for triggers that a suspect model falls for, among the kinds that there are.
+
+A trigger drawn at random is seldom near to a backdoor's own: of gratings of any direction and
+frequency one in a hundred is. But the nearer it is, the more images of all classes the model sends
+the same way, so that a search finds it: the best of many random triggers, for each class, are
+changed a little, again and again, and what leads more images to the class stays (an evolution
+strategy, on the numbers that triggers are made from; a trigger is one for all images here). Nothing
+but the model's answers on clean images is needed, no gradient of an image, and what is found is
+what a trigger of its kind looks like: a grating is a grating.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sanitizer.compute import computing_in
+from sanitizer.cost.workload import (
+    SEEK_CHILDREN,
+    SEEK_FIRST,
+    SEEK_GENERATIONS,
+    SEEK_IMAGES,
+    SEEK_PARENTS,
+    SEEK_TARGETS,
+)
+from sanitizer.data.image_set import ImageSet
+from sanitizer.methods.random_triggers import KINDS, Numbers, draw_numbers, put_on
+from sanitizer.randomness import make_generator
+
+SPREAD = 0.2, 0.6
+"""How far a number is moved at most, at first, and what that is multiplied with each time."""
+MOVED = 0.5
+"""Share of a trigger's numbers that a child has changed."""
+NEARNESS = 0.05
+"""How far numbers are moved where a random trigger is to be near to one that was found."""
+
+
+@dataclass(frozen=True)
+class TriggersOfKind:
+    """The best triggers of a kind for each class, m in all.
+
+    Attributes:
+        numbers: That they are made from.
+        targets: int64 [m], the class each leads to.
+        rates: [m], the mean probability that the model gives that class, over images of others.
+    """
+
+    numbers: Numbers
+    targets: Tensor
+    rates: Tensor
+
+
+@dataclass(frozen=True)
+class FoundTriggers:
+    """What a search found.
+
+    Attributes:
+        kinds: One for each kind, in their order.
+        share: Of random triggers, that are to be near to one of these.
+    """
+
+    kinds: tuple[TriggersOfKind, ...]
+    share: float = 0.0
+
+    def for_share(self, share: float) -> "FoundTriggers":
+        """The same, for another share."""
+        return FoundTriggers(self.kinds, share)
+
+    def replaced(self, kind: int, numbers: Numbers, generator: torch.Generator) -> Numbers:
+        """The numbers of random triggers, of which a share is moved near to what was found.
+
+        To one that misleads twice as much, four times as many.
+        """
+        found, size = self.kinds[kind], len(numbers[0])
+        moved = torch.rand(size, generator=generator) < self.share
+        weights = found.rates.square().clamp(min=1e-9)
+        places = torch.multinomial(weights, size, replacement=True, generator=generator)
+        near = _changed(tuple(each[places] for each in found.numbers), NEARNESS, generator)
+        return tuple(
+            torch.where(moved.view(-1, *[1] * (new.dim() - 1)), new, old)
+            for new, old in zip(near, numbers, strict=True)
+        )
+
+    def state(self) -> list[list[Tensor]]:
+        """For a checkpoint."""
+        return [[each.targets, each.rates, *each.numbers] for each in self.kinds]
+
+    @classmethod
+    def of_state(cls, state: list[list[Tensor]]) -> "FoundTriggers":
+        """What `state` gave."""
+        return cls(
+            tuple(
+                TriggersOfKind(tuple(numbers), targets, rates) for targets, rates, *numbers in state
+            )
+        )
+
+
+def find_triggers(
+    network: nn.Module,
+    clean: ImageSet,
+    pictures: Tensor,
+    *,
+    seed: int,
+    precision: torch.dtype,
+    device: torch.device,
+    on_images: Callable[[int], None] = lambda _images: None,
+) -> FoundTriggers:
+    """Searches each kind.
+
+    Args:
+        network: The suspect model; is put into eval mode.
+        clean: Images with their labels, of which a few are used.
+        pictures: What triggers are made of, as of `with_random_triggers`.
+        seed: Of all that is drawn.
+        precision: What the network computes in.
+        device: Where it is.
+        on_images: Called with how many images went through the network since the last call.
+    """
+    network.eval()
+    generator = make_generator(seed, "trigger search", "images")
+    places = torch.randperm(len(clean), generator=generator)[:SEEK_IMAGES].numpy()
+    dtype = next(network.parameters()).dtype
+    images = torch.from_numpy(clean.read(places)).to(device, dtype) / 255
+    labels = torch.from_numpy(clean.labels[places]).to(device)
+    pictures = pictures.to(device)
+
+    @torch.no_grad()
+    def rates_of(kind: int, numbers: Numbers) -> Tensor:
+        """[m, classes], of m triggers: the mean probability of each class, over the images of
+        others."""
+        rates = []
+        at_once = max(1, 256 // len(images))
+        for start in range(0, len(numbers[0]), at_once):
+            some = tuple(each[start : start + at_once] for each in numbers)
+            count = len(some[0])
+            each_on_all = tuple(part.repeat_interleave(len(images), dim=0) for part in some)
+            changed = put_on(images.repeat(count, 1, 1, 1), kind, each_on_all, pictures)
+            with computing_in(precision, device):
+                logits: Tensor = network(changed)
+            chances = logits.float().softmax(dim=1).view(count, len(images), -1)
+            others = 1 - functional.one_hot(labels, chances.shape[2]).to(chances.dtype)
+            rates.append((chances * others).sum(dim=1) / others.sum(dim=0).clamp(min=1))
+            on_images(len(changed))
+        return torch.cat(rates).cpu()
+
+    return FoundTriggers(
+        tuple(
+            _search(kind, clean.shape, make_generator(seed, "trigger search", kind), rates_of)
+            for kind in range(KINDS)
+        )
+    )
+
+
+def _search(
+    kind: int,
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    rates_of: Callable[[int, Numbers], Tensor],
+) -> TriggersOfKind:
+    pool = draw_numbers(kind, SEEK_FIRST, shape, generator)
+    rates = rates_of(kind, pool)
+    targets = rates.amax(dim=0).topk(min(SEEK_TARGETS, rates.shape[1])).indices
+    for generation in range(SEEK_GENERATIONS):
+        best = _best(rates, targets)
+        parents = tuple(each[best] for each in pool)
+        spread = SPREAD[0] * SPREAD[1] ** generation
+        families = tuple(each.repeat_interleave(SEEK_CHILDREN, dim=0) for each in parents)
+        children = _changed(families, spread, generator)
+        pool = tuple(torch.cat(pair) for pair in zip(parents, children, strict=True))
+        rates = torch.cat([rates[best], rates_of(kind, children)])
+    best = _best(rates, targets)
+    led_to = targets.repeat_interleave(min(SEEK_PARENTS, len(rates)))
+    return TriggersOfKind(tuple(each[best] for each in pool), led_to, rates[best, led_to])
+
+
+def _best(rates: Tensor, targets: Tensor) -> Tensor:
+    """Places of the best triggers for each target, one target after the other."""
+    return rates[:, targets].topk(min(SEEK_PARENTS, len(rates)), dim=0).indices.T.flatten()
+
+
+def _changed(numbers: Numbers, spread: float, generator: torch.Generator) -> Numbers:
+    """Numbers near to these: some of them moved, within [0, 1]."""
+    changed = []
+    for each in numbers:
+        ones = [1] * (each.dim() - 1)
+        moved = torch.rand(len(each), *ones, generator=generator) < MOVED
+        shift = spread * (2 * torch.rand(each.shape, generator=generator) - 1)
+        there = each + torch.where(moved, shift, 0)
+        # What would lie outside is reflected: angles and phases lose nothing by it.
+        changed.append(1 - (1 - there.abs()).abs())
+    return tuple(changed)

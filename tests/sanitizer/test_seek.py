@@ -1,0 +1,86 @@
+"""Runs that look for triggers which the suspect model falls for, before they train it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from sanitizer.events import Event, MetricEvent, ProgressEvent, StageEvent
+from sanitizer.methods.random_triggers import NAMES
+from sanitizer.pipeline import sanitize
+from sanitizer.spec import SanitizeSpec
+from tests.sanitizer.builders import QUICK_TRAINING, write_npz, write_spec
+from tests.sanitizer.methods.networks import trained
+
+HARDENING = {"rho": 0, "random_triggers": True, "found_share": 0.5, "trigger_candidates": 2}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def spec_for(folder: Path, **hardening: Any) -> SanitizeSpec:
+    """A job of a method that searches, on a model that tells most digits."""
+    model = folder / "suspect.safetensors"
+    method = {
+        "name": "argd",
+        "teacher": QUICK_TRAINING,
+        "student": QUICK_TRAINING,
+        "hardening": {**HARDENING, **hardening},
+        "student_hardening": {**HARDENING, **hardening},
+    }
+    path = write_spec(
+        folder, model={"path": str(model), "input_size": [8, 8]}, method=method, screen=False
+    )
+    save_file(trained().state_dict(), model)
+    write_npz(folder / "clean.npz", 800, 960)
+    write_npz(folder / "evaluation.npz", 1000, 1200)
+    return SanitizeSpec.model_validate_json(path.read_bytes())
+
+
+def stages(events: list[Event]) -> list[str]:
+    return [event.stage for event in events if isinstance(event, StageEvent)]
+
+
+def test_the_search_is_a_stage_before_the_training_and_says_what_misleads(tmp_path: Path) -> None:
+    events: list[Event] = []
+    report = sanitize(spec_for(tmp_path / "in"), tmp_path / "out", tmp_path / "w", events.append)
+
+    begun = stages(events)
+    assert begun.index("seek") + 1 == begun.index("teacher")
+    record = next(stage for stage in report.stages if stage.stage == "seek")
+    assert set(record.values) == {f"rate.{name}" for name in NAMES}
+    assert all(0 <= rate <= 1 for rate in record.values.values())
+    told = next(e for e in events if isinstance(e, MetricEvent) and e.stage == "seek")
+    assert dict(told.values) == dict(record.values)
+    fractions = [event.fraction for event in events if isinstance(event, ProgressEvent)]
+    assert fractions == sorted(fractions)
+
+
+def test_nobody_searches_where_no_share_is_asked_for(tmp_path: Path) -> None:
+    events: list[Event] = []
+    spec = spec_for(tmp_path / "in", found_share=0)
+    sanitize(spec, tmp_path / "out", tmp_path / "w", events.append)
+
+    assert "seek" not in stages(events)
+
+
+@pytest.mark.parametrize("at", ["teacher", "distil"])
+def test_an_interrupted_run_does_not_search_again_and_ends_in_the_same_bytes(
+    tmp_path: Path, at: str
+) -> None:
+    spec = spec_for(tmp_path / "in")
+    straight = sanitize(spec, tmp_path / "straight", tmp_path / "w1", lambda _event: None)
+    again: list[Event] = []
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, MetricEvent) and event.stage == at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sanitize(spec, tmp_path / "out", tmp_path / "w2", interrupt)
+    resumed = sanitize(spec, tmp_path / "out", tmp_path / "w2", again.append)
+
+    assert "seek" not in stages(again)
+    assert resumed.output.sha256 == straight.output.sha256
