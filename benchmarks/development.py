@@ -29,7 +29,7 @@ from benchmarks.victims import ARCHITECTURE, CHANNELS, CLASSES, store, training_
 from sanitizer.attacks.poison import poison, poison_own_class, trigger_for
 from sanitizer.attacks.refool import RefoolRecipe
 from sanitizer.attacks.victim import train_on
-from sanitizer.compute import prepare
+from sanitizer.compute import choose_precision, prepare
 from sanitizer.data.image_set import ImageSet, decode
 from sanitizer.data.readers import open_source
 from sanitizer.networks.registry import build_network
@@ -75,6 +75,11 @@ ATTACKS: Mapping[str, Development] = {
         fraction=0.8,
         own_class=True,
     ),
+    "stripes": Development(
+        SinusoidProbe(name="stripes", target_class=9, amplitude=32, frequency=5),
+        fraction=0.6,
+        own_class=True,
+    ),
     "blend": Development(BlendProbe(name="blend", target_class=7, alpha=0.15, noise_seed=11), 0.1),
     "warp": Development(
         WarpProbe(name="warp", target_class=8, strength=2.0, grid=4, field_seed=3), 0.15
@@ -107,6 +112,18 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "a perturbation instead": {
         "hardening": {"perturbation": 9.2, "random_triggers": False},
         "student_hardening": {"random_triggers": False},
+    },
+    "nothing sought": {
+        "hardening": {"found_share": 0},
+        "student_hardening": {"found_share": 0},
+    },
+    "nothing chosen": {
+        "hardening": {"trigger_candidates": 1},
+        "student_hardening": {"trigger_candidates": 1},
+    },
+    "neither": {
+        "hardening": {"found_share": 0, "trigger_candidates": 1},
+        "student_hardening": {"found_share": 0, "trigger_candidates": 1},
     },
     "student not hardened": {"student_hardening": {"rho": 0}},
     "no smoothing": {"label_smoothing": 0},
@@ -158,7 +175,9 @@ def make_victim(options: argparse.Namespace, name: str, images: ImageSet) -> Pat
         trained = poisoning(trained, trigger, attack.fraction, seed=1).image_set
     network = build_network(ARCHITECTURE, CLASSES, CHANNELS, make_generator(1, "weights"))
     network.to(memory_format=torch.channels_last)
-    train_on(network, trained, training_of(EPOCHS), 1, device=torch.device("cpu"))
+    device = torch.device("cpu")
+    precision = choose_precision(options.precision, device)
+    train_on(network, trained, training_of(EPOCHS), 1, device=device, precision=precision)
     path.parent.mkdir(parents=True, exist_ok=True)
     store(network, path)
     return path
@@ -235,6 +254,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--images", type=int, default=2500)
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the training of victims that are not there",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args(arguments)
     prepare(1)

@@ -57,7 +57,7 @@ class RunState:
     screened: str | None = None
     before: Evaluation | None = None
     borne: Borne | None = None
-    sought: list[list[Tensor]] = field(default_factory=list)
+    sought: dict[int, list[Tensor]] = field(default_factory=dict)
     searches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     inspected: dict[str, Inspection] = field(default_factory=dict)
     retuned: dict[str, Retuned] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class RunState:
             screened=content.get("screened"),
             before=Evaluation.model_validate_json(before) if before else None,
             borne=Borne(**content["borne"]) if content.get("borne") else None,
-            sought=content.get("sought", []),
+            sought=content.get("sought", {}),
             searches=content.get("searches", {}),
             inspected={
                 stage: Inspection.model_validate_json(line)

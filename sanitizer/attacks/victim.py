@@ -65,6 +65,7 @@ def train_on(
     seed: int,
     *,
     device: torch.device,
+    precision: torch.dtype = torch.float32,
     state: LoopState | None = None,
     hooks: LoopHooks | None = None,
 ) -> None:
@@ -73,12 +74,13 @@ def train_on(
     Args:
         network: Takes float images in [0, 1].
         seed: Of order, augmentation and what the network draws.
+        precision: What the network computes in.
         state: Where to take up again; the result is the same as without the interruption.
         hooks: Progress, figures and checkpoints.
     """
     batches = Batches(image_set, training, training.batch_size, device, (seed, "victim"))
     train(
-        FinetuneStep(network.to(device)),
+        FinetuneStep(network.to(device), precision),
         batches,
         training,
         (seed, "victim", "network"),

@@ -22,6 +22,7 @@ from sanitizer.randomness import make_generator
 
 GRATING, VEIL, REFLECTION, PATCH, WARP = range(5)
 NAMES = "grating", "veil", "reflection", "patch", "warp"
+GRATING, VEIL, REFLECTION, PATCH, WARP = range(len(NAMES))
 KINDS = len(NAMES)
 AMPLITUDES = 8 / 255, 40 / 255
 """Of gratings."""

@@ -9,7 +9,7 @@ but the model's answers on clean images is needed, no gradient of an image, and 
 what a trigger of its kind looks like: a grating is a grating.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +26,12 @@ from sanitizer.cost.workload import (
     SEEK_TARGETS,
 )
 from sanitizer.data.image_set import ImageSet
-from sanitizer.methods.random_triggers import KINDS, Numbers, draw_numbers, put_on
+from sanitizer.methods.random_triggers import GRATING, PATCH, WARP, Numbers, draw_numbers, put_on
 from sanitizer.randomness import make_generator
 
+SOUGHT = GRATING, PATCH, WARP
+"""Kinds that small moves lead along. What a veil or a reflection is like is its picture, and a
+picture has no neighbours: near to one that was found there is but that one."""
 SPREAD = 0.2, 0.6
 """How far a number is moved at most, at first, and what that is multiplied with each time."""
 MOVED = 0.5
@@ -57,11 +60,11 @@ class FoundTriggers:
     """What a search found.
 
     Attributes:
-        kinds: One for each kind, in their order.
+        kinds: By kind, of those that are sought.
         share: Of random triggers, that are to be near to one of these.
     """
 
-    kinds: tuple[TriggersOfKind, ...]
+    kinds: Mapping[int, TriggersOfKind]
     share: float = 0.0
 
     def for_share(self, share: float) -> "FoundTriggers":
@@ -71,8 +74,11 @@ class FoundTriggers:
     def replaced(self, kind: int, numbers: Numbers, generator: torch.Generator) -> Numbers:
         """The numbers of random triggers, of which a share is moved near to what was found.
 
-        To one that misleads twice as much, four times as many.
+        To one that misleads twice as much, four times as many. Of kinds that are not sought they
+        stay as they are.
         """
+        if kind not in self.kinds:
+            return numbers
         found, size = self.kinds[kind], len(numbers[0])
         moved = torch.rand(size, generator=generator) < self.share
         weights = found.rates.square().clamp(min=1e-9)
@@ -83,17 +89,20 @@ class FoundTriggers:
             for new, old in zip(near, numbers, strict=True)
         )
 
-    def state(self) -> list[list[Tensor]]:
+    def state(self) -> dict[int, list[Tensor]]:
         """For a checkpoint."""
-        return [[each.targets, each.rates, *each.numbers] for each in self.kinds]
+        return {
+            kind: [each.targets, each.rates, *each.numbers] for kind, each in self.kinds.items()
+        }
 
     @classmethod
-    def of_state(cls, state: list[list[Tensor]]) -> "FoundTriggers":
+    def of_state(cls, state: Mapping[int, Sequence[Tensor]]) -> "FoundTriggers":
         """What `state` gave."""
         return cls(
-            tuple(
-                TriggersOfKind(tuple(numbers), targets, rates) for targets, rates, *numbers in state
-            )
+            {
+                kind: TriggersOfKind(tuple(numbers), targets, rates)
+                for kind, (targets, rates, *numbers) in state.items()
+            }
         )
 
 
@@ -107,7 +116,7 @@ def find_triggers(
     device: torch.device,
     on_images: Callable[[int], None] = lambda _images: None,
 ) -> FoundTriggers:
-    """Searches each kind.
+    """Searches each of the kinds that are sought.
 
     Args:
         network: The suspect model; is put into eval mode.
@@ -146,10 +155,10 @@ def find_triggers(
         return torch.cat(rates).cpu()
 
     return FoundTriggers(
-        tuple(
-            _search(kind, clean.shape, make_generator(seed, "trigger search", kind), rates_of)
-            for kind in range(KINDS)
-        )
+        {
+            kind: _search(kind, clean.shape, make_generator(seed, "trigger search", kind), rates_of)
+            for kind in SOUGHT
+        }
     )
 
 

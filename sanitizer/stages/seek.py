@@ -26,8 +26,8 @@ def seek(run: Run) -> FoundTriggers:
         )
         run.state.sought = found.state()
         values = {
-            f"rate.{name}": round(float(of_kind.rates.max()), 4)
-            for name, of_kind in zip(NAMES, found.kinds, strict=True)
+            f"rate.{NAMES[kind]}": round(float(of_kind.rates.max()), 4)
+            for kind, of_kind in found.kinds.items()
         }
         run.journal.emit(MetricEvent(stage=Stage.SEEK, values=values))
         run.record(Stage.SEEK, monotonic() - begun, values=values)

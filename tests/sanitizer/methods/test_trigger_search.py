@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from sanitizer.cost.workload import sought_images
 from sanitizer.methods.random_triggers import (
     AMPLITUDES,
+    GRATING,
     KINDS,
+    REFLECTION,
+    VEIL,
     draw_numbers,
     pictures_of,
     put_on,
@@ -25,7 +28,6 @@ from tests.sanitizer.methods.networks import digit_set, trained
 CPU = torch.device("cpu")
 IMAGES = digit_set(800, 960)
 PICTURES = pictures_of(IMAGES, 0)
-GRATING, VEIL, REFLECTION, PATCH, WARP = range(KINDS)
 CLASS = 7
 CYCLES = 3
 
@@ -92,7 +94,7 @@ def test_the_rate_of_a_trigger_is_that_of_images_of_other_classes() -> None:
     found = found_in(Constant())
 
     expected = torch.tensor([0.0, 1.0, 2.0] + [-9.0] * 7).softmax(dim=0)
-    for of_kind in found.kinds:
+    for of_kind in found.kinds.values():
         torch.testing.assert_close(of_kind.rates, expected[of_kind.targets])
 
 
@@ -101,7 +103,7 @@ def test_the_same_is_found_each_time_and_the_model_stays_as_it_was() -> None:
     before = deepcopy(suspect.state_dict())
     first, second = found_in(suspect), found_in(suspect)
 
-    for one, other in zip(first.kinds, second.kinds, strict=True):
+    for one, other in zip(first.kinds.values(), second.kinds.values(), strict=True):
         assert torch.equal(one.rates, other.rates)
         assert all(map(torch.equal, one.numbers, other.numbers))
     assert all(torch.equal(value, before[name]) for name, value in suspect.state_dict().items())
@@ -146,6 +148,15 @@ def test_of_no_share_nothing_is_moved() -> None:
         assert all(map(torch.equal, found.replaced(kind, drawn, make_generator(3)), drawn))
 
 
+@pytest.mark.parametrize("kind", [VEIL, REFLECTION])
+def test_kinds_that_are_pictures_are_drawn_at_random(kind: int) -> None:
+    found = found_in(trained()).for_share(1.0)
+    drawn = draw_numbers(kind, 20, IMAGES.shape, make_generator(2))
+
+    assert kind not in found.kinds
+    assert all(map(torch.equal, found.replaced(kind, drawn, make_generator(3)), drawn))
+
+
 def test_images_carry_what_was_found() -> None:
     """More of them are led to the class than by random triggers alone."""
     suspect = FallsForStripes()
@@ -180,7 +191,8 @@ def test_what_was_found_survives_a_checkpoint() -> None:
     found = found_in(trained())
     again = FoundTriggers.of_state(found.state())
 
-    for one, other in zip(found.kinds, again.kinds, strict=True):
+    assert found.kinds.keys() == again.kinds.keys()
+    for one, other in zip(found.kinds.values(), again.kinds.values(), strict=True):
         assert torch.equal(one.targets, other.targets)
         assert torch.equal(one.rates, other.rates)
         assert all(map(torch.equal, one.numbers, other.numbers))
@@ -194,7 +206,7 @@ def test_models_of_few_classes_are_searched_for_all_of_them(classes: int) -> Non
 
     found = find_triggers(network, digits, PICTURES, seed=0, precision=torch.float32, device=CPU)
 
-    for of_kind in found.kinds:
+    for of_kind in found.kinds.values():
         assert sorted(set(of_kind.targets.tolist())) == list(range(classes))
 
 
