@@ -20,7 +20,6 @@ from torch.nn import functional
 from sanitizer.data.image_set import ImageSet
 from sanitizer.randomness import make_generator
 
-GRATING, VEIL, REFLECTION, PATCH, WARP = range(5)
 NAMES = "grating", "veil", "reflection", "patch", "warp"
 GRATING, VEIL, REFLECTION, PATCH, WARP = range(len(NAMES))
 KINDS = len(NAMES)
