@@ -12,7 +12,14 @@ from torch import Tensor
 from sanitizer.choice import Tried
 from sanitizer.evaluation.augmentation import Borne
 from sanitizer.methods.loop import LoopState
-from sanitizer.report.model import EpochRecord, Evaluation, Inspection, Retuned, StageRecord
+from sanitizer.report.model import (
+    EpochRecord,
+    Evaluation,
+    Inspection,
+    Proportion,
+    Retuned,
+    StageRecord,
+)
 
 FILE_NAME = "checkpoint.pt"
 
@@ -35,6 +42,7 @@ class RunState:
         before: Figures of the suspect model, once measured.
         borne: Which augmentation it bears, once looked at.
         sought: Triggers that it falls for, once sought; see `FoundTriggers.state`.
+        misled: Kind and place of the strongest of these, and how many images each misled.
         searches: What searches found, by stage; see `Found.state`.
         inspected: What finished inspections say, by stage.
         retuned: Figures of finished retunings, by name.
@@ -58,6 +66,7 @@ class RunState:
     before: Evaluation | None = None
     borne: Borne | None = None
     sought: dict[int, list[Tensor]] = field(default_factory=dict)
+    misled: list[tuple[tuple[int, int], Proportion]] = field(default_factory=list)
     searches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     inspected: dict[str, Inspection] = field(default_factory=dict)
     retuned: dict[str, Retuned] = field(default_factory=dict)
@@ -83,6 +92,7 @@ class RunState:
             "before": self.before and self.before.model_dump_json(),
             "borne": self.borne and asdict(self.borne),
             "sought": self.sought,
+            "misled": [(which, rate.model_dump_json()) for which, rate in self.misled],
             "searches": self.searches,
             "inspected": {stage: each.model_dump_json() for stage, each in self.inspected.items()},
             "retuned": {name: each.model_dump_json() for name, each in self.retuned.items()},
@@ -138,6 +148,10 @@ class RunState:
             before=Evaluation.model_validate_json(before) if before else None,
             borne=Borne(**content["borne"]) if content.get("borne") else None,
             sought=content.get("sought", {}),
+            misled=[
+                ((kind, place), Proportion.model_validate_json(rate))
+                for (kind, place), rate in content.get("misled", [])
+            ],
             searches=content.get("searches", {}),
             inspected={
                 stage: Inspection.model_validate_json(line)

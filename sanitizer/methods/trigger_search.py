@@ -67,6 +67,18 @@ class FoundTriggers:
     kinds: Mapping[int, TriggersOfKind]
     share: float = 0.0
 
+    def strongest(self, targets: int) -> list[tuple[int, int]]:
+        """Kind and place of the best triggers, for so many classes of each kind at most."""
+        chosen = []
+        for kind, of_kind in self.kinds.items():
+            seen: list[int] = []
+            for place in of_kind.rates.argsort(descending=True, stable=True).tolist():
+                target = int(of_kind.targets[place])
+                if target not in seen and len(seen) < targets:
+                    seen.append(target)
+                    chosen.append((kind, place))
+        return chosen
+
     def for_share(self, share: float) -> "FoundTriggers":
         """The same, for another share."""
         return FoundTriggers(self.kinds, share)

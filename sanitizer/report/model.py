@@ -302,6 +302,21 @@ class Screening(_Part):
     seconds: float = Field(ge=0)
 
 
+class MisleadingTrigger(_Part):
+    """A trigger that a search found the model as it came to fall for.
+
+    Strong gratings lead models without a backdoor somewhere, too: on CIFAR-10, clean ones to the
+    frogs. A patch hardly does.
+    """
+
+    kind: str = Field(description="A grating, a patch or a warp.")
+    target_class: int
+    before: Proportion = Field(
+        description="Of evaluation images of other classes, those that it led to the class."
+    )
+    after: Proportion = Field(description="Likewise, in the sanitized model.")
+
+
 class ModelFile(_Part):
     """A model file."""
 
@@ -445,6 +460,11 @@ class Report(_Part):
     )
     screening: Screening | None = Field(
         default=None, description="Null: the request did not want it, or an older version ran."
+    )
+    misleading: list[MisleadingTrigger] | None = Field(
+        default=None,
+        description="What the model was trained against beside random triggers; null: nobody "
+        "searched for such.",
     )
     durability: Durability | None = Field(
         default=None,

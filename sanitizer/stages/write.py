@@ -26,6 +26,7 @@ from sanitizer.screened import Screened
 from sanitizer.stages.measure import with_first_trigger
 from sanitizer.stages.run import Run
 from sanitizer.stages.search import inspections_of
+from sanitizer.stages.seek import misleading
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def write(run: Run, results: Results) -> Report:
         ),
         screening=screening,
         inspections=inspections,
+        misleading=misleading(run),
         durability=results.durability,
         tries=records_of(run.state.tried) if run.chooses else None,
         stages=run.state.finished,

@@ -51,6 +51,11 @@ def test_the_search_is_a_stage_before_the_training_and_says_what_misleads(tmp_pa
     record = next(stage for stage in report.stages if stage.stage == "seek")
     assert set(record.values) == {f"rate.{name}" for name in ("grating", "patch", "warp")}
     assert all(0 <= rate <= 1 for rate in record.values.values())
+    assert report.misleading
+    assert {each.kind for each in report.misleading} == {"grating", "patch", "warp"}
+    rates = [each.before.value for each in report.misleading]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == max(record.values.values())
     told = next(e for e in events if isinstance(e, MetricEvent) and e.stage == "seek")
     assert dict(told.values) == dict(record.values)
     fractions = [event.fraction for event in events if isinstance(event, ProgressEvent)]
@@ -60,9 +65,10 @@ def test_the_search_is_a_stage_before_the_training_and_says_what_misleads(tmp_pa
 def test_nobody_searches_where_no_share_is_asked_for(tmp_path: Path) -> None:
     events: list[Event] = []
     spec = spec_for(tmp_path / "in", found_share=0)
-    sanitize(spec, tmp_path / "out", tmp_path / "w", events.append)
+    report = sanitize(spec, tmp_path / "out", tmp_path / "w", events.append)
 
     assert "seek" not in stages(events)
+    assert report.misleading is None
 
 
 @pytest.mark.parametrize("at", ["teacher", "distil"])
@@ -83,3 +89,4 @@ def test_an_interrupted_run_does_not_search_again_and_ends_in_the_same_bytes(
 
     assert "seek" not in stages(again)
     assert resumed.output.sha256 == straight.output.sha256
+    assert resumed.misleading == straight.misleading

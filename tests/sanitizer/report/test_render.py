@@ -6,7 +6,15 @@ from html.parser import HTMLParser
 import pytest
 
 from sanitizer.choice import Tried, records_of
-from sanitizer.report.model import Report, StageRecord, StageSpeed, Verdict, WarningRecord
+from sanitizer.evaluation.metrics import wilson
+from sanitizer.report.model import (
+    MisleadingTrigger,
+    Report,
+    StageRecord,
+    StageSpeed,
+    Verdict,
+    WarningRecord,
+)
 from sanitizer.report.plots import plot_before_after
 from sanitizer.report.render import render_page
 from tests.reports import make_cost
@@ -121,6 +129,24 @@ def test_a_report_without_probes_says_that_no_trigger_was_measured() -> None:
 def test_what_was_not_looked_for_is_said() -> None:
     text = Page(render_page(build_report(), {})).text
     assert "What was not looked for Only the triggers above were measured." in text
+
+
+def test_what_the_model_fell_for_stands_before_and_after() -> None:
+    found = [
+        MisleadingTrigger(
+            kind="patch", target_class=3, before=wilson(178, 180), after=wilson(5, 180)
+        ),
+        MisleadingTrigger(
+            kind="grating", target_class=6, before=wilson(120, 181), after=wilson(60, 181)
+        ),
+    ]
+    told = Page(render_page(build_report().model_copy(update={"misleading": found}), {})).text
+    silent = Page(render_page(build_report(), {})).text
+
+    assert "patch 3 98.89% 96.04% to 99.69% 2.78%" in told
+    assert "grating 6 66.30%" in told
+    assert "speaks for a backdoor" in told
+    assert "What the model fell for" not in silent
 
 
 def test_hashes_data_settings_and_warnings_are_there() -> None:
