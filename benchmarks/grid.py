@@ -41,6 +41,8 @@ IMAGES = 2500
 """5% of CIFAR-10's training images."""
 
 SIZE = (32, 32)
+PLACES = ("--shared", "--victims", "--results", "--work")
+"""Options that say where things lie."""
 PROBE: TypeAdapter[Probe] = TypeAdapter(Probe)
 OWN_CLASS = ("sig", "refool", "cl")
 """Attacks that leave labels right: their images are taken from the target's class."""
@@ -364,11 +366,19 @@ def _tell(cell: Cell, kept: Mapping[str, Any], left: int, seconds: float) -> Non
 
 
 def command_of(module: str, arguments: Sequence[str] | None) -> str:
-    """What a person types for a benchmark; without arguments, those of this process."""
-    given = sys.argv[1:] if arguments is None else arguments
-    # What is there was not made by printing it.
-    given = [argument for argument in given if argument != "--cached"]
-    return " ".join([f"python -m {module}", *given])
+    """What a person types for a benchmark; without arguments, those of this process.
+
+    Without where things lie, which is another place on each machine and decides no figure.
+    """
+    given = iter(sys.argv[1:] if arguments is None else arguments)
+    kept = []
+    for argument in given:
+        if argument in PLACES:
+            next(given, None)
+        # What is there was not made by printing it.
+        elif argument != "--cached" and argument.partition("=")[0] not in PLACES:
+            kept.append(argument)
+    return " ".join([f"python -m {module}", *kept])
 
 
 # --- Tables --------------------------------------------------------------------------------------

@@ -373,7 +373,6 @@ class Hardening(Strict):
         "model the same way with most images; they are searched for before it is trained. 0: "
         "nobody searches.",
     )
-
     trigger_candidates: int = Field(
         default=1,
         ge=1,

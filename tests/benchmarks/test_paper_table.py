@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from benchmarks import paper_table
 from benchmarks.goals import goals_table
-from benchmarks.grid import Cell, Grid, Mean, add_options, order_of, rows
+from benchmarks.grid import Cell, Grid, Mean, add_options, command_of, order_of, rows
 from sanitizer.catalog import METHODS
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
@@ -190,3 +190,9 @@ def test_every_method_of_the_table_is_a_request_that_is_accepted() -> None:
     presets = {name: config.preset for name, config in zip(names, configs, strict=True)}
     assert presets.pop(paper_table.DEFAULT) == presets.pop(paper_table.AUTO) == "default"
     assert set(presets.values()) == {"paper"}
+
+
+def test_the_command_of_a_page_names_no_place_of_this_machine() -> None:
+    given = ["--shared", "/a/b", "--seeds", "3", "--work=/c", "--results", "d", "--cached"]
+
+    assert command_of("benchmarks.x", given) == "python -m benchmarks.x --seeds 3"
