@@ -13,7 +13,8 @@ from sanitizer.events import Event, ProgressEvent, StageEvent
 from sanitizer.pipeline import sanitize
 from sanitizer.report.model import Report
 from sanitizer.spec import SanitizeSpec
-from tests.sanitizer.builders import QUICK_TRAINING, write_npz, write_spec
+from tests.sanitizer.builders import QUICK_TRAINING
+from tests.sanitizer.jobs import digits_job
 from tests.sanitizer.methods.networks import trained
 
 TOO_MUCH = 2.0
@@ -32,15 +33,8 @@ class Interrupted(Exception):
 
 def spec_for(folder: Path, **method: Any) -> SanitizeSpec:
     """A job on a model that tells most digits."""
-    model = folder / "suspect.safetensors"
     config = {"name": "argd", "teacher": HARSH, "student": GENTLE, **method}
-    path = write_spec(
-        folder, model={"path": str(model), "input_size": [8, 8]}, method=config, screen=False
-    )
-    save_file(trained().state_dict(), model)
-    write_npz(folder / "clean.npz", 800, 960)
-    write_npz(folder / "evaluation.npz", 1000, 1400)
-    return SanitizeSpec.model_validate_json(path.read_bytes())
+    return digits_job(folder, clean=range(800, 960), evaluation=range(1000, 1400), method=config)
 
 
 def run(

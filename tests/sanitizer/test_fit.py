@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import save_file
 
 from sanitizer.events import Event, MetricEvent, StageEvent
 from sanitizer.pipeline import sanitize
 from sanitizer.report.model import Report
 from sanitizer.spec import SanitizeSpec
-from tests.sanitizer.builders import QUICK_TRAINING, digits, write_npz, write_spec
-from tests.sanitizer.methods.networks import trained
+from tests.sanitizer.builders import QUICK_TRAINING, digits, write_spec
+from tests.sanitizer.jobs import digits_job
 
 AS_FOR_PHOTOGRAPHS: dict[str, Any] = {
     **QUICK_TRAINING,
@@ -28,15 +27,7 @@ class Interrupted(Exception):
 
 def spec_for(folder: Path, **changes: Any) -> SanitizeSpec:
     """A job on a model that tells most digits."""
-    model = folder / "suspect.safetensors"
-    path = write_spec(
-        folder,
-        **{"model": {"path": str(model), "input_size": [8, 8]}, "screen": False, **changes},
-    )
-    save_file(trained().state_dict(), model)
-    write_npz(folder / "clean.npz", 800, 1100)
-    write_npz(folder / "evaluation.npz", 1100, 1500)
-    return SanitizeSpec.model_validate_json(path.read_bytes())
+    return digits_job(folder, clean=range(800, 1100), evaluation=range(1100, 1500), **changes)
 
 
 def finetuned(folder: Path, *, fit: bool, **changes: Any) -> tuple[Report, list[Event]]:

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
 
 from sanitizer.events import Event, MetricEvent, ProgressEvent, StageEvent
 from sanitizer.pipeline import sanitize
 from sanitizer.spec import SanitizeSpec
-from tests.sanitizer.builders import QUICK_TRAINING, write_npz, write_spec
-from tests.sanitizer.methods.networks import trained
+from tests.sanitizer.builders import QUICK_TRAINING
+from tests.sanitizer.jobs import digits_job
 
 HARDENING = {"rho": 0, "random_triggers": True, "found_share": 0.5, "trigger_candidates": 2}
 
@@ -21,7 +20,6 @@ class Interrupted(Exception):
 
 def spec_for(folder: Path, **hardening: Any) -> SanitizeSpec:
     """A job of a method that searches, on a model that tells most digits."""
-    model = folder / "suspect.safetensors"
     method = {
         "name": "argd",
         "teacher": QUICK_TRAINING,
@@ -29,13 +27,7 @@ def spec_for(folder: Path, **hardening: Any) -> SanitizeSpec:
         "hardening": {**HARDENING, **hardening},
         "student_hardening": {**HARDENING, **hardening},
     }
-    path = write_spec(
-        folder, model={"path": str(model), "input_size": [8, 8]}, method=method, screen=False
-    )
-    save_file(trained().state_dict(), model)
-    write_npz(folder / "clean.npz", 800, 960)
-    write_npz(folder / "evaluation.npz", 1000, 1200)
-    return SanitizeSpec.model_validate_json(path.read_bytes())
+    return digits_job(folder, clean=range(800, 960), evaluation=range(1000, 1200), method=method)
 
 
 def stages(events: list[Event]) -> list[str]:
