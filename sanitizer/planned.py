@@ -18,7 +18,7 @@ from sanitizer.cost.workload import (
 from sanitizer.inputs import Inputs
 from sanitizer.methods.plan import MethodStage, TrainingStage, plan
 from sanitizer.run_state import RunState
-from sanitizer.spec import SanitizeSpec, SingleMethodConfig, augmentation_of
+from sanitizer.spec import SanitizeSpec, SingleMethodConfig, looks_first
 
 
 class PlannedWork:
@@ -94,7 +94,7 @@ class PlannedWork:
 
     @property
     def _of_fitting(self) -> float:
-        return fitted_images(self._clean_images) if any(augmentation_of(self._spec.method)) else 0
+        return fitted_images(self._clean_images) if looks_first(self._spec.method) else 0
 
     def _of_evaluation(self, images: int) -> float:
         return images * (1 + len(self._inputs.triggers))

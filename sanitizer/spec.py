@@ -241,6 +241,14 @@ class Training(Strict):
         description="Whether mirrored images are left out, and crops made smaller, where the model "
         "as it came does not know its images any more once they are changed so.",
     )
+    easy_batch_size: int | None = Field(
+        default=None,
+        ge=2,
+        le=8192,
+        description="Takes the place of `batch_size` where the task is easy: the model as it came "
+        "gets 95% of the clean images right. More steps remove more, and such a model loses less "
+        "by them than by fewer. Null: it does not.",
+    )
 
     @property
     def epochs(self) -> int:
@@ -434,6 +442,7 @@ _DEFAULT_TEACHER: Mapping[str, Any] = {
     "weight_decay": 5e-4,
     "cutout_size": 0,
     "fit_augmentation": True,
+    "easy_batch_size": 64,
 }
 _DEFAULT_STUDENT: Mapping[str, Any] = {
     **_DEFAULT_TEACHER,
@@ -1097,11 +1106,12 @@ def check_batch_sizes(method: MethodConfig, devices: int) -> None:
         ValueError: A batch is smaller than there are devices.
     """
     for name, training in trainings_of("method", method):
-        if training.batch_size < devices:
-            raise ValueError(
-                f"{name}.batch_size is {training.batch_size}, and {devices} devices share "
-                "each batch: ask for no more devices than a batch has images"
-            )
+        for key in ("batch_size", "easy_batch_size"):
+            if (size := getattr(training, key)) and size < devices:
+                raise ValueError(
+                    f"{name}.{key} is {size}, and {devices} devices share each batch: ask for no "
+                    "more devices than a batch has images"
+                )
 
 
 def trainings_of(name: str, value: BaseModel) -> Iterator[tuple[str, Training]]:
@@ -1119,6 +1129,14 @@ def augmentation_of(method: BaseModel) -> tuple[int, bool]:
     trainings = [training for _, training in trainings_of("method", method)]
     padding = max((training.crop_padding for training in trainings), default=0)
     return padding, any(training.horizontal_flip for training in trainings)
+
+
+def looks_first(method: BaseModel) -> bool:
+    """Whether the suspect model is looked at before a method trains anything: at what augmentation
+    it bears, or whether its task is easy."""
+    padding, flip = augmentation_of(method)
+    trainings = trainings_of("method", method)
+    return bool(padding or flip) or any(each.easy_batch_size for _, each in trainings)
 
 
 class SanitizeSpec(Strict):

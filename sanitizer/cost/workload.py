@@ -261,7 +261,16 @@ class Workload(_Part):
             inspected, inspections = min(report.model.num_classes, MAX_TARGETS), 1
         # Of what `auto` may try, some may have been left out.
         stages = {stage.stage for stage in report.stages}
-        work = training_work(method, report.clean_data.images)
+        # Of an easy task the batches are others than the method's.
+        batches = {
+            stage.stage: int(stage.values["batch_size"])
+            for stage in report.stages
+            if "batch_size" in stage.values
+        }
+        work = [
+            each.model_copy(update={"batch_size": batches.get(each.stage, each.batch_size)})
+            for each in training_work(method, report.clean_data.images)
+        ]
         return cls(
             architecture=report.model.architecture[:80],
             input_size=report.model.input_size,

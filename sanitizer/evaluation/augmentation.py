@@ -1,4 +1,5 @@
-"""Which changes of an augmentation a model bears: those after which it still knows its images.
+"""What a model shows before it is trained: which changes of an augmentation it bears, those after
+which it still knows its images, and whether its task is easy.
 
 A mirrored 3 is no 3, and four pixels are half of an image of eight. Whoever trains a model on
 such changes unteaches it. What it bears was part of its own training, or does not matter to its
@@ -7,6 +8,7 @@ classes: either way it is safe to train it on.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,10 @@ LEAST_KEPT_OF_CLASS = 1 / 3
 """Likewise of each class: left turn and right turn are two of many traffic signs."""
 FEWEST_OF_CLASS = 10
 """Of so many images a class that keeps three quarters falls below once in three hundred."""
+CROPPED = 8
+"""A training that is fitted pads by no more than this part of a side: 4 of 32 pixels, 1 of 8."""
+EASY = 0.95
+"""Share of the images that a model gets right from which on its task is an easy one."""
 BATCH_SIZE = 250
 
 
@@ -40,25 +46,41 @@ class Borne:
         kept_padded: Share of the images it gets right that it got right with the most padding that
             was tried; 1 where none was.
         kept_flipped: Mirrored.
+        accuracy: Share of all images that it gets right as they are.
     """
 
     crop_padding: int
     horizontal_flip: bool
     kept_padded: float
     kept_flipped: float
+    accuracy: float
+
+    @property
+    def is_easy(self) -> bool:
+        """Whether the model gets nearly all images right."""
+        return self.accuracy >= EASY
 
     def bears(self, training: Training) -> bool:
         """Whether a training changes images by no more than this."""
-        return self.fitted(training) == training
-
-    def fitted(self, training: Training) -> Training:
-        """The same training on images that are changed by no more than this."""
-        return training.model_copy(
-            update={
-                "crop_padding": min(training.crop_padding, self.crop_padding),
-                "horizontal_flip": training.horizontal_flip and self.horizontal_flip,
-            }
+        return training.crop_padding <= self.crop_padding and (
+            self.horizontal_flip or not training.horizontal_flip
         )
+
+    def fitted(self, training: Training, side: int) -> Training:
+        """The training that suits the model: as far as it is to be fitted, on images that are
+        changed by no more than this, and in the batches of an easy task where it is one.
+
+        Args:
+            side: Of the images, the shorter, pixels.
+        """
+        changes: dict[str, Any] = {}
+        if training.fit_augmentation:
+            farthest = min(self.crop_padding, max(1, side // CROPPED))
+            changes["crop_padding"] = min(training.crop_padding, farthest)
+            changes["horizontal_flip"] = training.horizontal_flip and self.horizontal_flip
+        if training.easy_batch_size and self.is_easy:
+            changes["batch_size"] = training.easy_batch_size
+        return training.model_copy(update=changes)
 
 
 def find_borne(
@@ -114,7 +136,8 @@ def find_borne(
             padding //= 2
             if padding:
                 cropped = padded(padding)
-    return Borne(padding, flip, kept_padded, kept_flipped)
+    accuracy = float(known.sum() / max(1, len(known)))
+    return Borne(padding, flip, kept_padded, kept_flipped, accuracy)
 
 
 def _kept(known: Tensor, changed: Tensor) -> float:

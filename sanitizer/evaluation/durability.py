@@ -105,6 +105,8 @@ def retuning_of(method: MethodConfig) -> Training:
             "optimizer": "sgd",
             "momentum": 0.9,
             "weight_decay": RETUNING_WEIGHT_DECAY,
+            "fit_augmentation": True,
+            "easy_batch_size": None,
         }
     )
 

@@ -37,10 +37,13 @@ GHOST_SHARE = 0.5
 """Most of a reflection that its second image makes up."""
 SIDES = 1 / 16, 3 / 16
 """Of a patch, in sides of the image."""
+LARGE_SIDE = 3
+"""The largest patch has at least so many pixels to a side, however small the image."""
 WARP_GRID = 4
 """Points of a side of the grid that is stretched to a field of displacements."""
 FARTHEST = 1 / 32
-"""Mean displacement of the strongest warps, in sides of the image."""
+"""Mean displacement of the strongest warps, in sides of the image; but at least a pixel: less is
+nothing that a network could be led by, and nothing that an attacker would take."""
 Shape = tuple[int, ...]
 Numbers = tuple[Tensor, ...]
 """What triggers of one kind are made from: uniform in [0, 1], [n, ...] each. There is nothing else
@@ -211,7 +214,9 @@ def _with_patches(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) 
     """With a square of noise or of one colour, anywhere."""
     height, width = images.shape[2:]
     side, top, left, noise, colour, is_noise = numbers
-    side = (_scaled(side, *SIDES) * min(height, width)).round().clamp(min=1)
+    shorter = min(height, width)
+    largest = min(shorter, max(LARGE_SIDE, SIDES[1] * shorter))
+    side = _scaled(side, SIDES[0] * shorter, largest).round().clamp(min=1)
     top, left = (top * (height - side)).round(), (left * (width - side)).round()
     rows = torch.arange(height, device=images.device)[None, None, :, None]
     columns = torch.arange(width, device=images.device)[None, None, None, :]
@@ -228,7 +233,7 @@ def _warped(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) -> Ten
     )
     field = field / field.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
     # `grid_sample` counts from -1 to 1 over the image.
-    field = field * 2 * FARTHEST * strength
+    field = field * 2 * max(FARTHEST, 1 / min(height, width)) * strength
     down, across = _places(height, width, images)
     grid = torch.stack([2 * across - 1, 2 * down - 1], dim=-1)
     places = (grid + field.permute(0, 2, 3, 1)).clamp(-1, 1)

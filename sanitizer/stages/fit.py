@@ -1,4 +1,4 @@
-"""Looks what of the augmentation the model of a run does not bear."""
+"""Looks what of the augmentation the model of a run does not bear, and whether its task is easy."""
 
 import json
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from time import monotonic
 
 from sanitizer.evaluation.augmentation import Borne, find_borne
 from sanitizer.events import MetricEvent, Stage
-from sanitizer.spec import augmentation_of, trainings_of
+from sanitizer.spec import augmentation_of, looks_first, trainings_of
 from sanitizer.stages.measure import knows_little
 from sanitizer.stages.run import Run
 
@@ -14,11 +14,12 @@ from sanitizer.stages.run import Run
 def fit_augmentation(run: Run) -> None:
     """Finds what the suspect model bears, before anything is trained, and warns of the rest.
 
-    Trainings with `fit_augmentation` are fitted to it where they begin; others do as they are told.
+    Trainings with `fit_augmentation` or `easy_batch_size` are fitted to it where they begin; others
+    do as they are told.
     What a model that knows nothing makes of changed images says nothing.
     """
     padding, flip = augmentation_of(run.spec.method)
-    if not (padding or flip) or knows_little(run):
+    if not looks_first(run.spec.method) or knows_little(run):
         return
     if run.state.borne is None:
         found = json.loads(run.group.from_leader(lambda: _found(run, padding, flip)))

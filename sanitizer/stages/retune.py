@@ -27,6 +27,8 @@ def retune(run: Run) -> Durability | None:
     evaluation = run.inputs.evaluation
     seed = derive_seed(run.spec.seed, "durability")
     training = retuning_of(run.spec.method)
+    if run.state.borne:
+        training = run.state.borne.fitted(training, min(run.inputs.suspect.input_size))
     delivered = Delivered(
         network=run.network,
         num_classes=run.inputs.suspect.num_classes,
@@ -35,7 +37,7 @@ def retune(run: Run) -> Durability | None:
             draw(evaluation.labels, min(RETUNED_IMAGES, len(evaluation)), seed)
         ),
         probes=run.spec.probes,
-        training=run.state.borne.fitted(training) if run.state.borne else training,
+        training=training,
         seed=run.spec.seed,
         device=run.device,
         precision=run.precision,

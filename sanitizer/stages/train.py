@@ -60,11 +60,16 @@ def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
     """Trains one network, more gently where it loses what it knew."""
     clean = run.trained_on
     images, seen = len(clean), run.planned.epoch_images(stage)
-    run.journal.begin(
-        stage.stage,
+    training = _fitted(run, stage.training)
+    message = (
         f"Training the {stage.subject or stage.trains} on {images} clean images for "
-        f"{stage.training.epochs} epochs" + (f" of {seen} images each." if seen > images else "."),
+        f"{training.epochs} epochs"
     )
+    if seen > images:
+        message += f" of {seen} images each"
+    if training.batch_size != stage.training.batch_size:
+        message += f", in batches of {training.batch_size} since the model's task is easy"
+    run.journal.begin(stage.stage, f"{message}.")
     trained = getattr(bench, stage.trains)
     begins_with = _copy_of(trained) if stage.backs_off else {}
     # Of a try that was interrupted, some is done already.
@@ -90,9 +95,10 @@ def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
     values: dict[str, float] = {}
     if scaled.scale < 1:
         values = {"scale": scaled.scale, "lost_seconds": round(run.state.lost_seconds, 3)}
-    if (fitted := _fitted(run, stage.training)) != stage.training:
-        values["crop_padding"] = fitted.crop_padding
-        values["horizontal_flip"] = float(fitted.horizontal_flip)
+    if training != stage.training:
+        values["crop_padding"] = training.crop_padding
+        values["horizontal_flip"] = float(training.horizontal_flip)
+        values["batch_size"] = training.batch_size
     run.record(stage.stage, seconds, run.state.epochs, values)
     run.state.epochs, run.state.lost_seconds = [], 0.0
     run.save()
@@ -133,9 +139,9 @@ def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> St
 
 
 def _fitted(run: Run, training: Training) -> Training:
-    """Without the augmentation that the model does not bear, if it is to be."""
-    borne = run.state.borne
-    return borne.fitted(training) if borne and training.fit_augmentation else training
+    """As it suits the model, as far as it is to."""
+    borne, side = run.state.borne, min(run.inputs.suspect.input_size)
+    return borne.fitted(training, side) if borne else training
 
 
 def _back_off(run: Run, stage: TrainingStage, why: str) -> None:

@@ -19,7 +19,7 @@ from sanitizer.cost.workload import (
     sought_images,
     training_work,
 )
-from sanitizer.spec import AutoConfig, Device, ModelOptions, SanitizeSpec, augmentation_of
+from sanitizer.spec import AutoConfig, Device, ModelOptions, SanitizeSpec, looks_first
 from service.datasets.repository import DatasetRepository
 from service.db.tables import Dataset, DatasetFormat, Model
 from service.jobs.costs import CostRepository
@@ -96,7 +96,7 @@ def estimate_job(
         training=training_work(request.method, clean),
         different_images=clean,
         screened_images=clean if request.screen else 0,
-        fitted_images=fitted_images(clean) if any(augmentation_of(request.method)) else 0,
+        fitted_images=fitted_images(clean) if looks_first(request.method) else 0,
         sought_images=sought_images(request.method),
         evaluation_images=evaluation,
         curve_images=min(curve, evaluation),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sanitizer.events import Event, MetricEvent, StageEvent
+from sanitizer.events import Event, MetricEvent, ProgressEvent, StageEvent
 from sanitizer.pipeline import sanitize
 from sanitizer.report.model import Report
 from sanitizer.spec import SanitizeSpec
@@ -70,6 +70,33 @@ def test_a_job_that_names_no_method_keeps_a_model_of_digits(tmp_path: Path) -> N
     assert "augmentation_fitted" in warnings(report)
     assert "backed_off" not in warnings(report)
     assert report.after.accuracy.value > report.before.accuracy.value - 0.03
+
+
+@pytest.mark.parametrize(("easy", "batch_size"), [(16, 16), (None, 32)])
+def test_an_easy_task_is_trained_in_more_steps(
+    tmp_path: Path, easy: int | None, batch_size: int
+) -> None:
+    """Nothing is changed about the images, and the model is looked at all the same."""
+    training = {**QUICK_TRAINING, "crop_padding": 0, "easy_batch_size": easy}
+    events: list[Event] = []
+    spec = digits_job(
+        tmp_path / "in",
+        clean=range(0, 320),  # which the model was trained on
+        evaluation=range(1100, 1500),
+        method={"name": "finetune", "training": training},
+    )
+    report = sanitize(spec, tmp_path / "out", tmp_path / "work", events.append)
+
+    steps = {e.steps for e in events if isinstance(e, ProgressEvent) and e.stage == "finetune"}
+    assert steps == {320 // batch_size}
+    looked = [stage for stage in report.stages if stage.stage == "fit"]
+    assert len(looked) == bool(easy)
+    begun = next(e for e in events if isinstance(e, StageEvent) and e.stage == "finetune")
+    assert ("in batches of 16 since the model's task is easy" in begun.message) == bool(easy)
+    if easy:
+        assert looked[0].values["accuracy"] >= 0.95
+        trained = next(stage for stage in report.stages if stage.stage == "finetune")
+        assert trained.values["batch_size"] == easy
 
 
 def test_what_was_seen_is_kept_when_the_run_is_interrupted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sanitizer.cost.workload import LOOKED_AT
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation.augmentation import Borne, find_borne
+from sanitizer.evaluation.predict import predict
 from sanitizer.spec import Training
 from tests.sanitizer.methods.networks import digit_set, trained
 
@@ -99,11 +100,43 @@ def test_the_same_images_are_looked_at_each_time() -> None:
 
 
 def test_a_training_is_fitted_to_what_is_borne_and_no_further() -> None:
-    borne = Borne(1, horizontal_flip=False, kept_padded=0.4, kept_flipped=0.3)
+    borne = Borne(1, horizontal_flip=False, kept_padded=0.4, kept_flipped=0.3, accuracy=0.8)
+    asked = Training(crop_padding=4, cutout_size=2, fit_augmentation=True)
 
-    fitted = borne.fitted(Training(crop_padding=4, cutout_size=2))
+    fitted = borne.fitted(asked, side=32)
 
     assert (fitted.crop_padding, fitted.horizontal_flip, fitted.cutout_size) == (1, False, 2)
-    assert borne.fitted(Training(crop_padding=0)).crop_padding == 0
+    without = Training(crop_padding=0, fit_augmentation=True)
+    assert borne.fitted(without, side=32).crop_padding == 0
+    assert borne.fitted(Training(crop_padding=4), side=32) == Training(crop_padding=4)
     assert borne.bears(fitted)
     assert not borne.bears(Training())
+
+
+@pytest.mark.parametrize(("side", "padding"), [(8, 1), (16, 2), (20, 2), (32, 4), (224, 4)])
+def test_crops_are_no_farther_than_an_eighth_of_a_side_whatever_is_borne(
+    side: int, padding: int
+) -> None:
+    borne = Borne(4, horizontal_flip=True, kept_padded=1.0, kept_flipped=1.0, accuracy=0.8)
+    training = Training(crop_padding=4, fit_augmentation=True)
+
+    assert borne.fitted(training, side=side).crop_padding == padding
+    assert borne.bears(training)
+
+
+@pytest.mark.parametrize(("accuracy", "batch_size"), [(0.94, 256), (0.95, 64), (1.0, 64)])
+def test_an_easy_task_is_trained_in_its_own_batches(accuracy: float, batch_size: int) -> None:
+    borne = Borne(4, horizontal_flip=True, kept_padded=1.0, kept_flipped=1.0, accuracy=accuracy)
+
+    assert borne.fitted(Training(batch_size=256, easy_batch_size=64), 32).batch_size == batch_size
+    assert borne.fitted(Training(batch_size=256), 32).batch_size == 256
+
+
+def test_accuracy_is_of_the_images_as_they_are() -> None:
+    network, images = trained(), digit_set(800, 1400)
+    borne = find_borne(network, images, crop_padding=0, horizontal_flip=False, seed=0, device=CPU)
+
+    answers = predict(network, torch.from_numpy(images.read(np.arange(600))), CPU)
+    right = (answers == torch.from_numpy(images.labels)).float().mean()
+    assert borne.accuracy == pytest.approx(float(right))
+    assert 0.8 < borne.accuracy < 1

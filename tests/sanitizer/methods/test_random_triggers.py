@@ -72,6 +72,15 @@ def test_patches_are_squares_of_their_sides() -> None:
         assert int(mask.sum()) == height * width
 
 
+def test_patches_of_small_images_reach_three_pixels_and_of_tiny_ones_all() -> None:
+    def largest(side: int) -> int:
+        changed = of_kind(PATCH, changed_by(grey(200, side), ALL.repeat(5))) != 0.5
+        return int(changed.any(dim=1).sum(dim=(1, 2)).max())
+
+    assert largest(8) == 3 * 3
+    assert largest(2) == 2 * 2
+
+
 def test_blended_images_are_nearer_to_the_image_than_to_what_came_in() -> None:
     images = torch.rand(40, 3, 32, 32, generator=generator(1))
     changed = of_kind(VEIL, changed_by(images))
@@ -135,6 +144,10 @@ def test_a_warp_moves_pixels_and_makes_no_new_values() -> None:
     mean = moved.abs().mean(dim=(1, 2, 3)) * 31
     assert (mean < 1.5).all()
     assert float(mean.max()) > 0.3
+    small = ramp[:, :, :8, ::4].contiguous()
+    farthest = (of_kind(WARP, changed_by(small)) - of_kind(WARP, small)).abs().mean(dim=(1, 2, 3))
+    # As many pixels of 8, though an eighth of them; here a step is four of 31.
+    assert float(farthest.max()) * 31 / 4 > 0.3
     bent = of_kind(WARP, changed_by(grey()))
     torch.testing.assert_close(bent, of_kind(WARP, grey()))
 

@@ -96,6 +96,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
         "horizontal_flip": True,
         "cutout_size": 0,
         "fit_augmentation": True,
+        "easy_batch_size": 64,
     }
     clean_data = {"dataset_id": dataset_id, "images": 2500, "seed": 0}
     assert body == {
