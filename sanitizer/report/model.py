@@ -305,8 +305,9 @@ class Screening(_Part):
 class MisleadingTrigger(_Part):
     """A trigger that a search found the model as it came to fall for.
 
-    Strong gratings lead models without a backdoor somewhere, too: on CIFAR-10, clean ones to the
-    frogs. A patch hardly does.
+    Models without a backdoor fall for some, too. Strong gratings lead clean models of CIFAR-10 to
+    the frogs, and patches and warps most of what a clean model of 8 x 8 digits sees; see
+    docs/results/seek.md.
     """
 
     kind: str = Field(description="A grating, a patch or a warp.")

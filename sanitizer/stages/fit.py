@@ -61,15 +61,22 @@ def _warn(run: Run, borne: Borne, padding: int, flip: bool) -> None:
         "Of the images that the model as it came gets right it still gets right "
         f"{' and '.join(told)}, or a class loses more than two thirds."
     )
-    crops = f"crops by {borne.crop_padding} pixels" if borne.crop_padding else "no crops"
-    mirrored = "" if borne.horizontal_flip or not flip else ", without mirrored images"
     trainings = dict(trainings_of("method", run.spec.method))
+    fitted = [
+        borne.fitted(each, min(run.inputs.suspect.input_size))
+        for each in trainings.values()
+        if each.fit_augmentation
+    ]
+    farthest = max((each.crop_padding for each in fitted), default=0)
+    pixels = "1 pixel" if farthest == 1 else f"{farthest} pixels"
+    crops = f"crops by {pixels}" if farthest else "no crops"
+    mirrored = "" if borne.horizontal_flip or not flip else ", without mirrored images"
     obstinate = [
         name
         for name, training in trainings.items()
         if not training.fit_augmentation and not borne.bears(training)
     ]
-    if any(training.fit_augmentation for training in trainings.values()):
+    if fitted:
         run.journal.warn("augmentation_fitted", f"{seen} It is trained with {crops}{mirrored}.")
     if obstinate:
         run.journal.warn(

@@ -2,24 +2,12 @@
 
 from time import monotonic
 
-import torch
-
-from sanitizer.data.splits import draw
-from sanitizer.evaluation.metrics import attack_success_rate
-from sanitizer.evaluation.predict import predict
+from sanitizer.evaluation.misleading import Found, rates_of_strongest
 from sanitizer.events import MetricEvent, Stage
-from sanitizer.methods.random_triggers import NAMES, pictures_of, put_on
+from sanitizer.methods.random_triggers import NAMES, pictures_of
 from sanitizer.methods.trigger_search import FoundTriggers, find_triggers
-from sanitizer.randomness import derive_seed
 from sanitizer.report.model import MisleadingTrigger, Proportion
 from sanitizer.stages.run import Run
-
-TOLD_TARGETS = 3
-"""Classes of each kind that the report tells of."""
-MEASURED = 200
-"""Evaluation images, at most, that it is told by: of so many a rate is known to 7 points."""
-
-AT_ONCE = 50
 
 
 def seek(run: Run) -> FoundTriggers:
@@ -69,30 +57,13 @@ def misleading(run: Run) -> list[MisleadingTrigger] | None:
     return sorted(told, key=lambda each: -each.before.value)
 
 
-def _rates(run: Run, found: FoundTriggers) -> list[tuple[tuple[int, int], Proportion]]:
-    """Of the strongest triggers, how many evaluation images of other classes each leads to its own
-    in the network as it stands."""
-    run.network.eval()
-    evaluation = run.inputs.evaluation
-    places = draw(
-        evaluation.labels,
-        min(MEASURED, len(evaluation)),
-        derive_seed(run.spec.seed, "misleading"),
+def _rates(run: Run, found: FoundTriggers) -> list[tuple[Found, Proportion]]:
+    """What the network as it stands makes of the strongest, on evaluation images."""
+    return rates_of_strongest(
+        run.network,
+        found,
+        run.inputs.evaluation,
+        pictures_of(run.trained_on, run.spec.seed),
+        seed=run.spec.seed,
+        device=run.device,
     )
-    images = torch.from_numpy(evaluation.read(places)).float() / 255
-    labels = torch.from_numpy(evaluation.labels[places].copy())
-    pictures = pictures_of(run.trained_on, run.spec.seed)
-    rates = []
-    for kind, place in found.strongest(TOLD_TARGETS):
-        target = int(found.kinds[kind].targets[place])
-        if (labels == target).all():
-            continue
-        answers = []
-        for start in range(0, len(images), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            part = images[some]
-            numbers = tuple(each[[place] * len(part)] for each in found.kinds[kind].numbers)
-            changed = 255 * put_on(part, kind, numbers, pictures)
-            answers.append(predict(run.network, changed.round().to(torch.uint8), run.device))
-        rates.append(((kind, place), attack_success_rate(torch.cat(answers), labels, target)))
-    return rates

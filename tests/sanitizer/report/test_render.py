@@ -145,7 +145,7 @@ def test_what_the_model_fell_for_stands_before_and_after() -> None:
 
     assert "patch 3 98.89% 96.04% to 99.69% 2.78%" in told
     assert "grating 6 66.30%" in told
-    assert "speaks for a backdoor" in told
+    assert "Models without a backdoor fall for some, too" in told
     assert "What the model fell for" not in silent
 
 

@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import inspection_calibration, seek_calibration
+from benchmarks.inspection_calibration import DATA, Cell, Data
+from benchmarks.seek_calibration import KINDS, main, summary
+
+ROWS: list[dict[str, Any]] = [
+    {"attack": None, "patch": [0.2, 1]},
+    {"attack": None, "patch": [0.4, 3]},
+    {"attack": "patch", "patch": [0.9, 7], "target": 7},
+    {"attack": "patch", "patch": [0.5, 2], "target": 7},
+    {"attack": "blend", "patch": [0.3, 7], "target": 7},
+]
+
+
+def test_models_are_sought_once_and_make_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(DATA, "digits", Data(8, 1, 10, trained=200, epochs=1, batch_size=50))
+    cells = {"development": (Cell("digits", "wrn-10-1", "patch", 1),)}
+    monkeypatch.setattr(seek_calibration, "CELLS", cells)
+    monkeypatch.setattr(inspection_calibration, "MIN_ASR", 0)
+    monkeypatch.setattr(inspection_calibration, "MAX_DROP", 1)
+    # They set up the whole process, and so the tests after this one.
+    monkeypatch.setattr(seek_calibration, "prepare", lambda _threads: None)
+    monkeypatch.setattr(seek_calibration, "keep_freed_memory", lambda: None)
+    places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    main([*places, "--splits", "development"])
+    first = (tmp_path / "out" / "seek.json").read_bytes()
+    main([*places, "--splits", "development"])
+
+    assert (tmp_path / "out" / "seek.json").read_bytes() == first
+    clean, bad = json.loads(first)["development"]
+    assert (clean["attack"], bad["attack"]) == (None, "patch")
+    assert clean["asr"] is None
+    for row in (clean, bad):
+        for kind in KINDS:
+            rate, target = row[kind]
+            assert 0 <= rate <= 1
+            assert target in range(10)
+    page = (tmp_path / "out" / "seek.md").read_text()
+    assert "## Development" in page
+    assert f"| {bad['name']} to {bad['target']} |" in page
+    assert "development digits wrn-10-1 1 clean" in capsys.readouterr().out
+
+
+def test_the_summary_counts_what_no_clean_model_reaches() -> None:
+    # Of six pairs of a clean and a backdoored rate five are in the right order.
+    area, higher = f"{5 / 6:.3f}", "2 of 3, 1"
+    expected = f"| patch | {area} | 30, 40 | {higher} | 0 of 1, 0 | 2 of 2, 1 |"
+    assert summary(ROWS, "patch") == expected
