@@ -61,6 +61,16 @@ def test_some_cells_alone_are_not_published(command: list[str], tmp_path: Path) 
     assert list((tmp_path / "work" / "runs").iterdir())
 
 
+def test_what_is_missing_is_told_of_where_only_what_is_there_is_asked_for(
+    command: list[str], tmp_path: Path
+) -> None:
+    main([*command, "--cached"])
+
+    page = (tmp_path / "out" / "breadth.md").read_text()
+    assert "**1 pairs are still missing**" in page
+    assert not (tmp_path / "work" / "runs").exists()
+
+
 @pytest.mark.parametrize("cell", [cell for cells in CELLS.values() for cell in cells])
 def test_every_trigger_suits_its_images_and_is_the_same_each_time(cell: Cell) -> None:
     data = DATA[cell.data]
