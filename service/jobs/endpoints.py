@@ -380,7 +380,11 @@ def metrics(
         PlainText | None, Query(max_length=80, description="Only figures of this name.")
     ] = None,
 ) -> JobMetricList:
-    """The figures of a job by stage and epoch, in the order they came."""
+    """The figures of a job by stage and epoch, in the order they came.
+
+    A training that begins again, more gently or after an interruption, tells its epochs again:
+    figures that differ come once more behind all others, and the page before has them no longer.
+    """
     job = _job(session, caller, job_id)
     size = coerce_limit(limit, MAX_METRICS)
     rows = JobRepository.from_session(session).metrics(

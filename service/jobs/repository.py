@@ -231,18 +231,29 @@ class JobRepository(Repository):
     def add_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Inserts figures; of the same stage, epoch and name the last one counts.
 
-        A training that begins again tells its epochs again, and they are others.
+        A training that begins again tells its epochs again, and they are others. A figure that
+        changes gets a new `id`, behind all others, so that whoever reads on from an `id` comes by
+        it; one that is told again as it was stays where it is.
         """
         if not rows:
             return
         key = ("job_id", "stage", "name", "epoch")
         # Within one statement PostgreSQL refuses to write a row twice.
         last = {tuple(row[column] for column in key): row for row in rows}
-        insert = postgresql.insert if self.dialect == "postgresql" else sqlite.insert
-        statement = insert(JobMetric)
-        new = {"value": statement.excluded.value, "at": statement.excluded.at}
+        on_postgresql = self.dialect == "postgresql"
+        statement = (postgresql.insert if on_postgresql else sqlite.insert)(JobMetric)
+        # SQLite has no sequence to ask: of a row that is not inserted it draws no id.
+        behind = select(func.max(JobMetric.id) + 1).scalar_subquery()
+        new = {
+            "id": statement.excluded.id if on_postgresql else behind,
+            "value": statement.excluded.value,
+            "at": statement.excluded.at,
+        }
         self._session.execute(
-            statement.on_conflict_do_update(index_elements=key, set_=new), list(last.values())
+            statement.on_conflict_do_update(
+                index_elements=key, set_=new, where=JobMetric.value != statement.excluded.value
+            ),
+            list(last.values()),
         )
 
     # --- Conditions ------------------------------------------------------------------------------

@@ -154,6 +154,31 @@ def test_figures_come_in_order_and_by_name(sessions: SessionFactory) -> None:
     assert [m.epoch for m in named] == [1, 2, 3]
 
 
+def test_who_reads_on_comes_by_figures_that_changed_and_no_others(sessions: SessionFactory) -> None:
+    with transaction(sessions) as session:
+        job_id = add_job(session).id
+        claim = jobs.claim(session, job_id, "w1", 60)
+        assert claim is not None
+        events = [make_metric_event(epoch, loss=1 / epoch, node=2.0) for epoch in (1, 2)]
+        jobs.append_events(session, claim, events)
+    with transaction(sessions) as session:
+        read = JobRepository.from_session(session).metrics(job_id, after=0, limit=10)
+    with transaction(sessions) as session:
+        again = [make_metric_event(1, loss=0.9, node=2.0), make_metric_event(2, loss=0.8, node=2.0)]
+        jobs.append_events(session, claim, again)
+        jobs.append_events(session, claim, [make_metric_event(3, loss=0.1)])
+    with transaction(sessions) as session:
+        repository = JobRepository.from_session(session)
+        behind = repository.metrics(job_id, after=read[-1].id, limit=10)
+        everything = repository.metrics(job_id, after=0, limit=10)
+    assert [(m.epoch, m.name, m.value) for m in behind] == [
+        (1, "loss", 0.9),
+        (2, "loss", 0.8),
+        (3, "loss", 0.1),
+    ]
+    assert len(everything) == 5
+
+
 def test_times_come_back_aware_and_in_utc(sessions: SessionFactory) -> None:
     with transaction(sessions) as session:
         job = add_job(session)
