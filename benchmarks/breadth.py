@@ -131,6 +131,7 @@ CELLS: Mapping[str, Sequence[Cell]] = {
         Cell("numbers", "squeezenet1_1", "blend", 7),
         Cell("photographs", "wrn-10-1", "tint", 8),
         Cell("photographs", "wrn-10-1", "stripes", 8),
+        Cell("photographs", "wrn-10-1", "smooth", 8),
     ),
     "final": (
         Cell("digits", "wrn-16-1", "patch", 21),
@@ -139,7 +140,7 @@ CELLS: Mapping[str, Sequence[Cell]] = {
         Cell("digits", "wrn-10-1", "corners", 22),
         Cell("signs", "wrn-16-1", "corners", 23),
         Cell("signs", "wrn-16-1", "blend", 23),
-        Cell("signs", "mobilenet_v3_small", "patch", 24),
+        Cell("signs", "shufflenet_v2_x0_5", "patch", 24),
         Cell("numbers", "wrn-10-1", "tint", 25),
         Cell("numbers", "wrn-10-1", "warp", 25),
         Cell("numbers", "shufflenet_v2_x0_5", "patch", 26),
@@ -515,6 +516,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     tell(HEAD)
     rows = list(entries(options, tell))
+    if not rows:
+        raise SystemExit("Nothing is there yet. Without --cached it is made.")
     if not options.only:
         publish(rows, options.split, options.out)
 

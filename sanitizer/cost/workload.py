@@ -96,7 +96,7 @@ SEARCH_PASSES = 2.0
 SEARCH_FAMILIES = 3
 MAX_TARGETS = 16
 """Classes that are searched; where there are more, those that misled images fall into most."""
-SEEK_KINDS = 3
+SEEK_KINDS = 4
 SEEK_IMAGES = 16
 """That each trigger is put on which the model may fall for."""
 SEEK_FIRST = 96

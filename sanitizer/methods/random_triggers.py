@@ -1,7 +1,7 @@
 """Triggers drawn at random, a new one for each image: what a network should not listen to.
 
 Nobody who cleans a model knows its trigger, but what triggers look like is known: a patch
-(arXiv 1708.06733), a picture or noise blended in (arXiv 1712.05526), a reflection (arXiv
+(arXiv 1708.06733), a picture, a tint or noise blended in (arXiv 1712.05526), a reflection (arXiv
 2007.02343), a grating (arXiv 1902.11237), a warp (arXiv 2102.10369). An image that carries one of
 these and keeps its label teaches the network to pass over the whole kind. The ranges below are
 wider than what the papers use, and no trigger of a request or a benchmark is among them but by
@@ -29,6 +29,11 @@ MOST_CYCLES = 10.0
 """Of a grating over the width of the image; one at least."""
 SHARES = 0.05, 0.3
 """Of what is blended in."""
+SMOOTHEST = 4
+"""Points of a side of the finest grid that smooth noise is stretched from; of a single one it is a
+tint."""
+SMOOTH_SHARE = 0.25
+"""Of veils, that are smooth noise; as many are fine noise, and the rest pictures."""
 BRIGHTNESS = 0.4, 1.4
 """Of a reflection, in multiples of its picture's own."""
 FARTHEST_GHOST = 1 / 6
@@ -88,7 +93,7 @@ def with_random_triggers(
         images: [n, C, H, W], in [0, 1].
         generator: On the CPU. Draws for all of a batch.
         rows: Which of the batch these images are, a bool for each image of the batch; n are True.
-        pictures: What veils and reflections are made of, uint8 [m, C, H, W].
+        pictures: What some veils and all reflections are made of, uint8 [m, C, H, W].
         near: What some of them are to be near to.
 
     Returns:
@@ -150,6 +155,14 @@ def draw_numbers(
     return tuple(torch.rand(count, *each, generator=generator) for each in shapes)
 
 
+def smooth(kind: int, numbers: Numbers) -> Numbers:
+    """The same numbers for triggers that small moves lead along: veils are of smooth noise."""
+    if kind != VEIL:
+        return numbers
+    share, what, *rest = numbers
+    return (share, SMOOTH_SHARE * what, *rest)
+
+
 def _kinds(size: int, generator: torch.Generator) -> Tensor:
     """Each in turn, [n]; of so few images that not all have one, another begins each time."""
     first = 0
@@ -181,10 +194,19 @@ def _with_gratings(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor)
 
 
 def _with_veils(images: Tensor, numbers: Sequence[Tensor], pictures: Tensor) -> Tensor:
-    """With noise blended in, or with a picture."""
-    share, is_noise, noise, which, mirrored = numbers
+    """With noise blended in, fine or smooth, or with a picture."""
+    share, what, noise, which, mirrored = numbers
     share = _scaled(share, *SHARES)
-    veil = torch.where(is_noise < 0.5, noise, _some_of(pictures, which, mirrored))
+    veil = torch.where(what < 0.5, noise, _some_of(pictures, which, mirrored))
+    points = 1 + (what * (SMOOTHEST / SMOOTH_SHARE)).long()
+    for side in range(1, SMOOTHEST + 1):
+        smooth = functional.interpolate(
+            noise[:, :, :side, :side],
+            size=images.shape[2:],
+            mode="bicubic",
+            align_corners=side > 1,
+        )
+        veil = torch.where(points == side, smooth.clamp(0, 1), veil)
     return (1 - share) * images + share * veil
 
 

@@ -26,12 +26,22 @@ from sanitizer.cost.workload import (
     SEEK_TARGETS,
 )
 from sanitizer.data.image_set import ImageSet
-from sanitizer.methods.random_triggers import GRATING, PATCH, WARP, Numbers, draw_numbers, put_on
+from sanitizer.methods.random_triggers import (
+    GRATING,
+    PATCH,
+    VEIL,
+    WARP,
+    Numbers,
+    draw_numbers,
+    put_on,
+    smooth,
+)
 from sanitizer.randomness import make_generator
 
-SOUGHT = GRATING, PATCH, WARP
-"""Kinds that small moves lead along. What a veil or a reflection is like is its picture, and a
-picture has no neighbours: near to one that was found there is but that one."""
+SOUGHT = GRATING, PATCH, WARP, VEIL
+"""Kinds that small moves lead along, veils of smooth noise among them. What other veils and
+reflections are like is their picture, and a picture has no neighbours: near to one that was found
+there is but that one."""
 SPREAD = 0.2, 0.6
 """How far a number is moved at most, at first, and what that is multiplied with each time."""
 MOVED = 0.5
@@ -181,7 +191,7 @@ def _search(
     rates_of: Callable[[int, Numbers], Tensor],
 ) -> TriggersOfKind:
     pool = draw_numbers(kind, SEEK_FIRST, shape, generator)
-    rates = rates_of(kind, pool)
+    rates = rates_of(kind, smooth(kind, pool))
     targets = rates.amax(dim=0).topk(min(SEEK_TARGETS, rates.shape[1])).indices
     for generation in range(SEEK_GENERATIONS):
         best = _best(rates, targets)
@@ -190,10 +200,11 @@ def _search(
         families = tuple(each.repeat_interleave(SEEK_CHILDREN, dim=0) for each in parents)
         children = _changed(families, spread, generator)
         pool = tuple(torch.cat(pair) for pair in zip(parents, children, strict=True))
-        rates = torch.cat([rates[best], rates_of(kind, children)])
+        rates = torch.cat([rates[best], rates_of(kind, smooth(kind, children))])
     best = _best(rates, targets)
     led_to = targets.repeat_interleave(min(SEEK_PARENTS, len(rates)))
-    return TriggersOfKind(tuple(each[best] for each in pool), led_to, rates[best, led_to])
+    found = smooth(kind, tuple(each[best] for each in pool))
+    return TriggersOfKind(found, led_to, rates[best, led_to])
 
 
 def _best(rates: Tensor, targets: Tensor) -> Tensor:

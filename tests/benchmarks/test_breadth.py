@@ -17,7 +17,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One pair of small networks, hardly trained, and a method that takes a moment."""
     tiny = Data(8, 1, 10, flip=False, trained=200, clean=60, measured=80, epochs=1)
     monkeypatch.setitem(DATA, "digits", tiny)
-    cells = {
+    cells: dict[str, tuple[Cell, ...]] = {
         "development": (Cell("digits", "wrn-10-1", "patch", 1),),
         "final": (Cell("digits", "wrn-10-1", "stripes", 2),),
     }
@@ -62,13 +62,21 @@ def test_some_cells_alone_are_not_published(command: list[str], tmp_path: Path) 
 
 
 def test_what_is_missing_is_told_of_where_only_what_is_there_is_asked_for(
-    command: list[str], tmp_path: Path
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(SystemExit, match="Nothing is there yet"):
+        main([*command, "--cached"])
+    assert not (tmp_path / "work").exists()
+
+    cells = (*breadth.CELLS["development"], Cell("digits", "wrn-10-1", "warp", 1))
+    monkeypatch.setattr(breadth, "CELLS", {"development": cells})
+    main([*command, "--only", "patch"])
     main([*command, "--cached"])
 
     page = (tmp_path / "out" / "breadth.md").read_text()
     assert "**1 pairs are still missing**" in page
-    assert not (tmp_path / "work" / "runs").exists()
+    assert "| digits | wrn-10-1 | patch | finetune |" in page
+    assert len(list((tmp_path / "work" / "runs").iterdir())) == 2
 
 
 @pytest.mark.parametrize("cell", [cell for cells in CELLS.values() for cell in cells])

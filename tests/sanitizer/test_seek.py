@@ -41,10 +41,10 @@ def test_the_search_is_a_stage_before_the_training_and_says_what_misleads(tmp_pa
     begun = stages(events)
     assert begun.index("seek") + 1 == begun.index("teacher")
     record = next(stage for stage in report.stages if stage.stage == "seek")
-    assert set(record.values) == {f"rate.{name}" for name in ("grating", "patch", "warp")}
+    assert set(record.values) == {f"rate.{name}" for name in ("grating", "patch", "warp", "veil")}
     assert all(0 <= rate <= 1 for rate in record.values.values())
     assert report.misleading
-    assert {each.kind for each in report.misleading} == {"grating", "patch", "warp"}
+    assert {each.kind for each in report.misleading} == {"grating", "patch", "warp", "veil"}
     rates = [each.before.value for each in report.misleading]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == max(record.values.values())

@@ -13,7 +13,9 @@ from sanitizer.methods.random_triggers import (
     REFLECTION,
     VEIL,
     WARP,
+    draw_numbers,
     pictures_of,
+    put_on,
     with_random_triggers,
 )
 
@@ -88,6 +90,22 @@ def test_blended_images_are_nearer_to_the_image_than_to_what_came_in() -> None:
     assert ((changed - kept).abs() <= 0.3).all()
     along = ((changed - 0.5) * (kept - 0.5)).mean(dim=(1, 2, 3)) / (kept - 0.5).square().mean()
     assert (along > 0.6).all()
+
+
+def test_veils_are_tints_smooth_or_fine_noise_or_pictures_by_their_number() -> None:
+    shape, black = (3, 32, 32), torch.zeros(5, 3, 32, 32)
+    share, _, noise, which, mirrored = draw_numbers(VEIL, 5, shape, generator(2))
+    what = torch.tensor([0.01, 0.2, 0.3, 0.6, 0.9]).view(5, 1, 1, 1)
+    pictures = torch.full((2, *shape), 51, dtype=torch.uint8)
+    veils = put_on(black, VEIL, (torch.ones_like(share), what, noise, which, mirrored), pictures)
+    steps = (veils[:, :, 1:] - veils[:, :, :-1]).abs().amax(dim=(1, 2, 3))
+
+    assert float(steps[0]) < 1e-6  # a tint
+    assert 1e-3 < float(steps[1]) < 0.05
+    assert float(steps[2]) > 0.2
+    torch.testing.assert_close(veils[3:], torch.full((2, *shape), 0.3 * 0.2))
+    assert float(veils[0].std(dim=(1, 2)).max()) < 1e-6
+    assert torch.unique(veils[0][:, 0, 0]).numel() == 3
 
 
 def test_reflections_are_added_and_are_of_one_picture() -> None:
