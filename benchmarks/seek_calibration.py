@@ -11,6 +11,7 @@ What is there is not made again.
 """
 
 import argparse
+import hashlib
 import json
 import platform
 import statistics
@@ -36,12 +37,20 @@ from benchmarks.inspection_calibration import (
 from benchmarks.inspection_report import area_under_curve
 from benchmarks.victims import replace_file
 from sanitizer.compute import keep_freed_memory, prepare
+from sanitizer.cost.workload import SEEK_FIRST, SEEK_GENERATIONS, SEEK_IMAGES
 from sanitizer.evaluation.misleading import rates_of_strongest
 from sanitizer.machine import processor_name
 from sanitizer.methods.random_triggers import NAMES, pictures_of
 from sanitizer.methods.trigger_search import SOUGHT, find_triggers
 
 KINDS = tuple(NAMES[kind] for kind in SOUGHT)
+SEEKING: Mapping[str, Any] = {
+    "kinds": KINDS,
+    "images": SEEK_IMAGES,
+    "first": SEEK_FIRST,
+    "generations": SEEK_GENERATIONS,
+}
+"""What a search depends on; made with others, it is made again."""
 CPU = torch.device("cpu")
 
 
@@ -72,7 +81,8 @@ def entries(split: str, shared: Path, work: Path, tell: Callable[[str], None]) -
         for attempt in range(-1, ATTEMPTS):
             backdoor = None if attempt < 0 else backdoor_of(cell, attempt)
             case = Case(split, cell, backdoor, max(0, attempt))
-            path = work / "sought" / f"{case.key}.json"
+            key = hashlib.sha256(json.dumps(SEEKING).encode()).hexdigest()[:8]
+            path = work / "sought" / f"{case.key}-{key}.json"
             if not path.is_file():
                 replace_file(path, json.dumps(sought(case, shared, work)).encode())
             entry = json.loads(path.read_bytes())

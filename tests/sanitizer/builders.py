@@ -23,7 +23,8 @@ CORNER_PROBE = {
 }
 QUICK_TRAINING = {
     "phases": [{"epochs": 1, "learning_rate": 0.05}, {"epochs": 1, "learning_rate": 0.01}],
-    "least_epoch_images": 0,  # not what preset `default` has
+    "least_epoch_images": 0,  # not what preset `default` has, nor is this:
+    "easy_batch_size": None,
     "batch_size": 32,
     "crop_padding": 1,
     "horizontal_flip": False,

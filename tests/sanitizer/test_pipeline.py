@@ -43,7 +43,13 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
             ["teacher", "distil"],
         ),
         (
-            {"name": "argd", "teacher": QUICK_TRAINING, "student": QUICK_TRAINING},
+            {
+                "name": "argd",
+                "teacher": QUICK_TRAINING,
+                "student": QUICK_TRAINING,
+                # What is untrained has little to lose: whether it does would be chance.
+                "back_off": False,
+            },
             ["seek", "teacher", "distil"],
         ),
         (
