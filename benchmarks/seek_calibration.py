@@ -127,6 +127,33 @@ def summary(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def together(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What all kinds find of the last split, by limits that the clean models of the first set."""
+    if len(splits) < 2:
+        return []
+    first, *_, last = splits.values()
+    limits = {kind: max(row[kind][0] for row in first if not row["attack"]) for kind in KINDS}
+
+    def over(row: Mapping[str, Any]) -> list[int]:
+        return [row[kind][1] for kind in KINDS if row[kind][0] > limits[kind]]
+
+    bad = [row for row in last if row["attack"]]
+    clean = [row for row in last if not row["attack"]]
+    found = [row for row in bad if over(row)]
+    right = sum(row["target"] in over(row) for row in found)
+    accused = sum(bool(over(row)) for row in clean)
+    warps = [row["attack"] for row in bad].count("warp")
+    told = ", ".join(f"{kind} {100 * limit:.0f}%" for kind, limit in limits.items())
+    warps = [row for row in found if row["attack"] == "warp"]
+    all_warps = [row for row in bad if row["attack"] == "warp"]
+    return [
+        f"\nWith the most that a clean model of the first split has as limits ({told}), any kind "
+        f"over its own finds **{len(found)} of {len(bad)}** backdoored models\nof the last split, "
+        f"{right} with the right class among those named ({len(warps)} of {len(all_warps)} warps), "
+        f"and accuses **{accused} of {len(clean)}** clean ones. No verdict rests on it."
+    ]
+
+
 def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The whole document."""
     parts = [
@@ -137,6 +164,7 @@ def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         "model of the split has, and how many of these name the right class.\n",
         f"{processor_name()}, 1 thread, float32; Python {platform.python_version()}, torch "
         f"{torch.__version__}; {datetime.now(UTC).date().isoformat()}.",
+        *together(splits),
     ]
     for split, rows in splits.items():
         attacks = sorted({row["attack"] for row in rows if row["attack"]})

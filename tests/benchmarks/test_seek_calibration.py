@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import inspection_calibration, seek_calibration
 from benchmarks.inspection_calibration import DATA, Cell, Data
-from benchmarks.seek_calibration import KINDS, main, summary
+from benchmarks.seek_calibration import KINDS, main, summary, together
 
 ROWS: list[dict[str, Any]] = [
     {"attack": None, "patch": [0.2, 1]},
@@ -53,3 +53,25 @@ def test_the_summary_counts_what_no_clean_model_reaches() -> None:
     area, higher = f"{5 / 6:.3f}", "2 of 3, 1"
     expected = f"| patch | {area} | 30, 40 | {higher} | 0 of 1, 0 | 2 of 2, 1 |"
     assert summary(ROWS, "patch") == expected
+
+
+def test_limits_are_set_by_one_split_and_tried_on_the_other() -> None:
+    def row(attack: str | None, rate: float, target: int = 7) -> dict[str, Any]:
+        rates = {kind: [0.1, 0] for kind in KINDS} | {"warp": [rate, 7]}
+        return {"attack": attack, "target": target, **rates}
+
+    first = [row(None, 0.5), row("warp", 0.9)]
+    last = [
+        row(None, 0.4),
+        row(None, 0.6),
+        row("warp", 0.7),
+        row("warp", 0.8, 3),
+        row("blend", 0.3),
+    ]
+    (told,) = together({"development": first, "final": last})
+
+    assert "warp 50%" in told
+    assert "**2 of 3** backdoored" in told
+    assert "1 with the right class among those named (2 of 2 warps)" in told
+    assert "accuses **1 of 2** clean ones" in told
+    assert together({"development": first}) == []
