@@ -142,7 +142,6 @@ def together(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     found = [row for row in bad if over(row)]
     right = sum(row["target"] in over(row) for row in found)
     accused = sum(bool(over(row)) for row in clean)
-    warps = [row["attack"] for row in bad].count("warp")
     told = ", ".join(f"{kind} {100 * limit:.0f}%" for kind, limit in limits.items())
     warps = [row for row in found if row["attack"] == "warp"]
     all_warps = [row for row in bad if row["attack"] == "warp"]
