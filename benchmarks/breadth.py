@@ -19,10 +19,8 @@ What is there is not made again.
 import argparse
 import io
 import json
-import statistics
-import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,15 +33,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.breadth_report import HEAD, line_of, page
 from benchmarks.development import training_images
-from benchmarks.grid import origin
 from benchmarks.inspection_calibration import cifar, digits
 from benchmarks.pictures import DIGITS, SIGNS, house_numbers, signs
-from benchmarks.runs import run, training_seconds
+from benchmarks.runs import parser_of, prepare_process, run, tell, training_seconds
 from benchmarks.victims import replace_file, schedule, store
 from sanitizer.attacks.poison import poison, poison_own_class, trigger_for
 from sanitizer.attacks.victim import train_on
-from sanitizer.compute import keep_freed_memory, prepare
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation.evaluate import evaluate
 from sanitizer.networks.registry import build_network
@@ -307,9 +304,7 @@ def make_model(
     return network.eval()
 
 
-def make_pair(
-    cell: Cell, parts: Parts, work: Path, tell: Callable[[str], None]
-) -> tuple[Path, Path, Probe]:
+def make_pair(cell: Cell, parts: Parts, work: Path) -> tuple[Path, Path, Probe]:
     """Files of the clean and of the backdoored model, and the trigger of the latter."""
     classes = DATA[cell.data].classes
     twin = work / "models" / f"{cell.twin}.safetensors"
@@ -341,7 +336,7 @@ def npz(path: Path, images: ImageSet) -> Path:
     return path
 
 
-def entries(options: argparse.Namespace, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def entries(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Makes what is missing, one after the other; a row for each backdoored model and variant."""
     for cell in CELLS[options.split]:
         if options.only and not any(part in cell.name for part in options.only):
@@ -354,7 +349,7 @@ def entries(options: argparse.Namespace, tell: Callable[[str], None]) -> Iterato
         if not variants:
             continue
         parts = parts_of(cell, options)
-        twin, victim, probe = make_pair(cell, parts, options.work, tell)
+        twin, victim, probe = make_pair(cell, parts, options.work)
         files = options.work / "data" / f"{cell.data}-{cell.seed}"
         request: dict[str, Any] = {
             "clean_data": {"path": str(npz(files.with_suffix(".clean.npz"), parts.clean))},
@@ -417,71 +412,13 @@ def row_of(cell: Cell, variant: str, clean: Report, victim: Report) -> dict[str,
     }
 
 
-def line_of(row: Mapping[str, Any]) -> str:
-    """A row of the table."""
-    before, after, natural = row["before"], row["after"], row["twin_before"]
-    return (
-        f"| {row['data']} | {row['architecture']} | {row['attack']} | {row['variant']} "
-        f"| {before['acc']:.1f} to {after['acc']:.1f} | {before['asr']:.1f} to {after['asr']:.1f} "
-        f"| {natural['asr']:.1f} | {before['ra']:.1f} to {after['ra']:.1f} | {natural['ra']:.1f} "
-        f"| {natural['acc']:.1f} to {row['twin']['acc']:.1f} | {row['seconds']:.0f} |"
-    )
-
-
-HEAD = (
-    "| data | network | trigger | method | ACC % | ASR % | a clean model's | RA % "
-    "| a clean model's | ACC % of the clean model | s |\n" + "|---" * 11 + "|"
-)
-GAINED, GONE = 2.0, 90.0
-"""The goals of the table's victims: points of ASR over a clean model's, per cent of its RA."""
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What each method does on average."""
-    lines = [
-        "| method | n | ACC lost | by the clean model | ASR over a clean model's: mean, most "
-        "| RA, share of a clean model's: mean, least | gone |\n" + "|---" * 7 + "|"
+def described() -> list[str]:
+    """A row about each data set."""
+    return [
+        f"| {name} | {data.side} x {data.side} x {data.channels} | {data.classes} "
+        f"| {data.trained:,} | {data.clean:,} | {data.measured:,} |"
+        for name, data in DATA.items()
     ]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        mine = [row for row in rows if row["variant"] == variant]
-        lost = [row["before"]["acc"] - row["after"]["acc"] for row in mine]
-        twins = [row["twin_before"]["acc"] - row["twin"]["acc"] for row in mine]
-        over = [row["after"]["asr"] - row["twin_before"]["asr"] for row in mine]
-        kept = [100 * row["after"]["ra"] / row["twin_before"]["ra"] for row in mine]
-        gone = sum(o <= GAINED and k >= GONE for o, k in zip(over, kept, strict=True))
-        lines.append(
-            f"| {variant} | {len(mine)} | {statistics.fmean(lost):.2f} "
-            f"| {statistics.fmean(twins):.2f} | {statistics.fmean(over):.2f}, {max(over):.1f} "
-            f"| {statistics.fmean(kept):.0f}%, {min(kept):.0f}% | {gone} |"
-        )
-    return "\n".join(lines)
-
-
-def page(content: Mapping[str, Any]) -> str:
-    """The whole document."""
-    parts = [
-        "# Other data, other networks, other triggers\n",
-        *(f"    python -m benchmarks.breadth --split {split}" for split in content["splits"]),
-        "\nEach row is two jobs: one on a backdoored model, one on its clean twin, with the same "
-        "clean images, measured on others. *Gone*\ncounts the backdoors that leave an ASR at most "
-        f"{GAINED:g} points over the clean twin's and {GONE:g}% of its robust accuracy.\n",
-        "| data | images | classes | of the model | of the job | measured |\n" + "|---" * 6 + "|",
-        *(
-            f"| {name} | {data.side} x {data.side} x {data.channels} | {data.classes} "
-            f"| {data.trained:,} | {data.clean:,} | {data.measured:,} |"
-            for name, data in DATA.items()
-        ),
-        "",
-        f"{origin([row for rows in content['splits'].values() for row in rows])} One thread a job, "
-        "one seed a row; paper runs with the published augmentation, flips and all.",
-    ]
-    for split, rows in content["splits"].items():
-        title = "Final" if split == "final" else "Development, which the default was mended on"
-        parts += [f"\n## {title}\n", summary(rows), ""]
-        if missing := len(CELLS[split]) - len({(row["seed"], row["attack"]) for row in rows}):
-            parts += [f"**{missing} pairs are still missing**; the command goes on with them.\n"]
-        parts += [HEAD, *map(line_of, rows)]
-    return "\n".join(parts) + "\n"
 
 
 def publish(rows: Sequence[Mapping[str, Any]], split: str, out: Path) -> None:
@@ -490,32 +427,25 @@ def publish(rows: Sequence[Mapping[str, Any]], split: str, out: Path) -> None:
     splits = json.loads(path.read_bytes())["splits"] if path.is_file() else {}
     splits[split] = list(rows)
     content = {"splits": {name: splits[name] for name in CELLS if name in splits}}
+    pairs = {name: len(cells) for name, cells in CELLS.items()}
+    document = page(content, described(), pairs)
     replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
-    replace_file(path.with_suffix(".md"), page(content).encode())
+    replace_file(path.with_suffix(".md"), document.encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing, prints a table as it grows, and writes it where all is there."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__, "var/breadth")
     parser.add_argument("--split", choices=list(CELLS), default="development")
     parser.add_argument(
         "--variants", nargs="+", choices=list(VARIANTS), default=["default", "paper"]
     )
     parser.add_argument("--only", nargs="+", help="parts of the names of cells; nothing is written")
     parser.add_argument("--cached", action="store_true", help="only what is there")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--work", type=Path, default=Path("var/breadth"))
     options = parser.parse_args(arguments)
-    prepare(1)
-    keep_freed_memory()
-
-    def tell(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
+    prepare_process()
     tell(HEAD)
-    rows = list(entries(options, tell))
+    rows = list(entries(options))
     if not rows:
         raise SystemExit("Nothing is there yet. Without --cached it is made.")
     if not options.only:

@@ -15,11 +15,9 @@ its place. What is there is not made again: weights, each search and the figures
 `--work`.
 """
 
-import argparse
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,10 +33,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from benchmarks.development import training_images
+from benchmarks.runs import parser_of, prepare_process, tell
 from benchmarks.victims import replace_file, schedule, store
 from sanitizer.attacks.poison import poison, poison_own_class, trigger_for
 from sanitizer.attacks.victim import train_on
-from sanitizer.compute import keep_freed_memory, prepare
 from sanitizer.cost.workload import RATED_IMAGES, SEARCH_BATCH, SEARCH_STEPS
 from sanitizer.data.image_set import ImageSet
 from sanitizer.data.splits import draw
@@ -477,7 +475,7 @@ def shortcomings(figures: Mapping[str, Any], twin: Mapping[str, Any]) -> list[st
 
 
 def entries(
-    split: str, shared: Path, work: Path, tell: Callable[[str], None], *, search: bool = True
+    split: str, shared: Path, work: Path, *, search: bool = True
 ) -> Iterator[dict[str, Any]]:
     """Trains and searches the models of a split that are not there, one after the other.
 
@@ -517,25 +515,16 @@ def entries(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains, searches, renders: what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__, "var/inspection")
     parser.add_argument("--split", choices=list(CELLS))
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--render", action="store_true", help="write the results to --out")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--work", type=Path, default=Path("var/inspection"))
     options = parser.parse_args(arguments)
-    prepare(1)
-    keep_freed_memory()
-
-    def tell(line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-
+    prepare_process()
     if options.split:
         rows = []
         search = not options.train_only
-        for entry in entries(options.split, options.shared, options.work, tell, search=search):
+        for entry in entries(options.split, options.shared, options.work, search=search):
             rows.append(entry)
             if search:
                 content = json.dumps(rows, indent=1)

@@ -1,5 +1,7 @@
-"""Runs of `python -m sanitizer run`, each a process of its own, as a worker starts them."""
+"""What benchmarks share: their command lines, and runs of `python -m sanitizer run`, each a process
+of its own, as a worker starts them."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -7,9 +9,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sanitizer.compute import keep_freed_memory, prepare
 from sanitizer.cost.workload import AROUND
 from sanitizer.events import Stage
 from sanitizer.report.model import Report
+
+
+def parser_of(document: str | None, work: str) -> argparse.ArgumentParser:
+    """A command line that says where things are.
+
+    Args:
+        document: Of the program; its first line describes it.
+        work: Where it keeps what it made, unless it is told.
+    """
+    parser = argparse.ArgumentParser(description=(document or "").split("\n", 1)[0])
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--work", type=Path, default=Path(work), help="what was made is kept here")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    return parser
+
+
+def prepare_process() -> None:
+    """Sets up a process that computes itself, on one thread."""
+    prepare(1)
+    keep_freed_memory()
+
+
+def tell(line: str) -> None:
+    """Prints a line for people, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def run(spec: dict[str, Any], folder: Path, *, threads: int) -> Report:

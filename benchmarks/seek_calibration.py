@@ -10,13 +10,11 @@ and is measured on others.
 What is there is not made again.
 """
 
-import argparse
 import hashlib
 import json
 import platform
 import statistics
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -35,8 +33,8 @@ from benchmarks.inspection_calibration import (
     trained,
 )
 from benchmarks.inspection_report import area_under_curve
+from benchmarks.runs import parser_of, prepare_process, tell
 from benchmarks.victims import replace_file
-from sanitizer.compute import keep_freed_memory, prepare
 from sanitizer.cost.workload import SEEK_FIRST, SEEK_GENERATIONS, SEEK_IMAGES
 from sanitizer.evaluation.misleading import rates_of_strongest
 from sanitizer.machine import processor_name
@@ -73,7 +71,7 @@ def sought(case: Case, shared: Path, work: Path) -> dict[str, Any]:
     return {**figures, "seconds": round(monotonic() - begun, 1)}
 
 
-def entries(split: str, shared: Path, work: Path, tell: Callable[[str], None]) -> Iterator[Any]:
+def entries(split: str, shared: Path, work: Path) -> Iterator[Any]:
     """The models of a split, one after the other: in each pair the clean one, then the first
     attempt at a backdoored one that learned its backdoor."""
     for cell in CELLS[split]:
@@ -182,23 +180,12 @@ def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains and searches what is missing, prints a table as it grows, writes JSON and page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = parser_of(__doc__, "var/inspection")
     parser.add_argument("--splits", nargs="+", choices=list(CELLS), default=list(CELLS))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--work", type=Path, default=Path("var/inspection"))
     options = parser.parse_args(arguments)
-    prepare(1)
-    keep_freed_memory()
-
-    def tell(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
+    prepare_process()
     tell(HEAD)
-    splits = {
-        split: list(entries(split, options.shared, options.work, tell)) for split in options.splits
-    }
+    splits = {split: list(entries(split, options.shared, options.work)) for split in options.splits}
     content = json.dumps(splits, indent=1) + "\n"
     replace_file(options.out / "seek.json", content.encode())
     replace_file(options.out / "seek.md", page(splits).encode())

@@ -25,9 +25,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(breadth, "MIN_ASR", 0)
     quick = {"phases": [{"epochs": 1, "learning_rate": 0.01}], "crop_padding": 0}
     monkeypatch.setitem(breadth.VARIANTS, "finetune", {"name": "finetune", "training": quick})
-    # They set up the whole process, and so the tests after this one.
-    monkeypatch.setattr(breadth, "prepare", lambda _threads: None)
-    monkeypatch.setattr(breadth, "keep_freed_memory", lambda: None)
+    # It sets up the whole process, and so the tests after this one.
+    monkeypatch.setattr(breadth, "prepare_process", lambda: None)
     places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     return [*places, "--variants", "finetune"]
 
@@ -54,14 +53,7 @@ def test_pairs_are_trained_and_sanitized_once_and_make_a_page(
     assert "| digits | wrn-10-1 | stripes | finetune |" in capsys.readouterr().out
 
 
-def test_some_cells_alone_are_not_published(command: list[str], tmp_path: Path) -> None:
-    main([*command, "--only", "patch"])
-
-    assert not (tmp_path / "out").exists()
-    assert list((tmp_path / "work" / "runs").iterdir())
-
-
-def test_what_is_missing_is_told_of_where_only_what_is_there_is_asked_for(
+def test_some_cells_alone_are_not_published_and_what_is_missing_is_told_of(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit, match="Nothing is there yet"):
@@ -71,12 +63,15 @@ def test_what_is_missing_is_told_of_where_only_what_is_there_is_asked_for(
     cells = (*breadth.CELLS["development"], Cell("digits", "wrn-10-1", "warp", 1))
     monkeypatch.setattr(breadth, "CELLS", {"development": cells})
     main([*command, "--only", "patch"])
-    main([*command, "--cached"])
+    assert not (tmp_path / "out").exists()
+    runs = list((tmp_path / "work" / "runs").iterdir())
+    assert len(runs) == 2
 
+    main([*command, "--cached"])
     page = (tmp_path / "out" / "breadth.md").read_text()
     assert "**1 pairs are still missing**" in page
     assert "| digits | wrn-10-1 | patch | finetune |" in page
-    assert len(list((tmp_path / "work" / "runs").iterdir())) == 2
+    assert list((tmp_path / "work" / "runs").iterdir()) == runs
 
 
 @pytest.mark.parametrize("cell", [cell for cells in CELLS.values() for cell in cells])

@@ -27,9 +27,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(inspection_calibration, "MIN_ASR", 0)
     monkeypatch.setattr(inspection_calibration, "MAX_DROP", 1)
     monkeypatch.setattr("sanitizer.evaluation.inversion.SEARCH_STEPS", 2)
-    # They set up the whole process, and so the tests after this one.
-    monkeypatch.setattr(inspection_calibration, "prepare", lambda _threads: None)
-    monkeypatch.setattr(inspection_calibration, "keep_freed_memory", lambda: None)
+    # It sets up the whole process, and so the tests after this one.
+    monkeypatch.setattr(inspection_calibration, "prepare_process", lambda: None)
     return ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
 
 
@@ -55,7 +54,7 @@ def test_pairs_are_trained_and_searched_once_and_make_a_page(
     page = (tmp_path / "out" / "inspection.md").read_text()
     assert "| final | digits | wrn-10-1 | 2 | none |" in page
     assert (tmp_path / "out" / "inspection.png").stat().st_size > 0
-    assert "ASR" in capsys.readouterr().err
+    assert "ASR" in capsys.readouterr().out
 
 
 def test_splits_share_no_seed_and_backdoors_differ_by_seed() -> None:

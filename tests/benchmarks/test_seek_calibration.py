@@ -25,9 +25,8 @@ def test_models_are_sought_once_and_make_a_page(
     monkeypatch.setattr(seek_calibration, "CELLS", cells)
     monkeypatch.setattr(inspection_calibration, "MIN_ASR", 0)
     monkeypatch.setattr(inspection_calibration, "MAX_DROP", 1)
-    # They set up the whole process, and so the tests after this one.
-    monkeypatch.setattr(seek_calibration, "prepare", lambda _threads: None)
-    monkeypatch.setattr(seek_calibration, "keep_freed_memory", lambda: None)
+    # It sets up the whole process, and so the tests after this one.
+    monkeypatch.setattr(seek_calibration, "prepare_process", lambda: None)
     places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     main([*places, "--splits", "development"])
     first = (tmp_path / "out" / "seek.json").read_bytes()
