@@ -104,6 +104,8 @@ DATA: Mapping[str, Data] = {
 POOLS: Mapping[str, range] = {
     "development": range(20_000),
     "final": range(20_000, 40_000),
+    "second": range(20_000, 40_000),
+    "trial": range(20_000, 40_000),
 }
 """Of CIFAR-10's training file: what the models of a split are trained on."""
 SEARCHED, MEASURED = range(40_000, 45_000), range(45_000, 50_000)
@@ -133,12 +135,13 @@ class Cell:
     seed: int
 
 
-def _cells(first_seed: int, rows: Sequence[tuple[str, str, str]]) -> tuple[Cell, ...]:
+def cells_of(first_seed: int, rows: Sequence[tuple[str, str, str]]) -> tuple[Cell, ...]:
+    """Pairs by data, network and attack, with seeds in turn."""
     return tuple(Cell(*row, first_seed + place) for place, row in enumerate(rows))
 
 
 CELLS: Mapping[str, tuple[Cell, ...]] = {
-    "development": _cells(
+    "development": cells_of(
         100,
         [
             ("digits", "wrn-10-1", "patch"),
@@ -152,7 +155,7 @@ CELLS: Mapping[str, tuple[Cell, ...]] = {
             ("cifar-10", "wrn-10-1", "blend"),
         ],
     ),
-    "final": _cells(
+    "final": cells_of(
         200,
         [
             ("digits", "wrn-10-1", "patch"),

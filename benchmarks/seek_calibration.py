@@ -2,10 +2,13 @@
 
     python -m benchmarks.seek_calibration
 
-A job of the default looks for gratings, patches and warps that lead images of all classes one way,
-and tells how many they lead. How many is a lot? Here the search goes through the pairs of models of
-`benchmarks.inspection_calibration`, as a job does, with clean images that the models have not seen,
-and is measured on others.
+A job of the default looks for gratings, veils, patches and warps that lead images of all classes
+one way, and tells how many they lead. How many is a lot? Here the search goes through pairs of
+models, as a job does, with clean images that the models have not seen, and is measured on others.
+
+The rates from which on it speaks for a backdoor (`sanitizer.report.model.TELLING_RATES`) were
+chosen by `development` and `final`, the pairs of `benchmarks.inspection_calibration`, and by
+`second`; `trial` was first looked at when they had been chosen.
 
 What is there is not made again.
 """
@@ -22,11 +25,13 @@ from typing import Any
 
 import torch
 
+from benchmarks import inspection_calibration
 from benchmarks.inspection_calibration import (
     ATTEMPTS,
-    CELLS,
     Case,
+    Cell,
     backdoor_of,
+    cells_of,
     measured,
     parts_of,
     shortcomings,
@@ -40,7 +45,35 @@ from sanitizer.evaluation.misleading import rates_of_strongest
 from sanitizer.machine import processor_name
 from sanitizer.methods.random_triggers import NAMES, pictures_of
 from sanitizer.methods.trigger_search import SOUGHT, find_triggers
+from sanitizer.report.model import TELLING_RATES
 
+_MIXED: Sequence[tuple[str, str, str]] = [
+    ("digits", "wrn-10-1", "patch"),
+    ("cifar-5", "wrn-10-1", "patch"),
+    ("cifar-10", "wrn-10-1", "patch"),
+    ("digits", "wrn-16-1", "patch"),
+    ("cifar-5", "wrn-16-1", "patch"),
+    ("digits", "wrn-10-1", "blend"),
+    ("cifar-5", "wrn-10-1", "blend"),
+    ("cifar-10", "wrn-10-1", "blend"),
+    ("digits", "wrn-16-1", "blend"),
+    ("cifar-5", "wrn-10-1", "blend"),
+    ("digits", "wrn-10-1", "sinusoid"),
+    ("cifar-5", "wrn-10-1", "sinusoid"),
+    ("digits", "wrn-16-1", "sinusoid"),
+    ("cifar-5", "wrn-10-1", "sinusoid"),
+    ("digits", "wrn-10-1", "warp"),
+    ("cifar-5", "wrn-10-1", "warp"),
+    ("digits", "wrn-16-1", "warp"),
+    ("digits", "wrn-10-1", "warp"),
+    ("digits", "wrn-10-1", "patch"),
+    ("cifar-5", "wrn-10-1", "patch"),
+]
+CELLS: Mapping[str, Sequence[Cell]] = {
+    **inspection_calibration.CELLS,
+    "second": cells_of(300, _MIXED),
+    "trial": cells_of(400, _MIXED),
+}
 KINDS = tuple(NAMES[kind] for kind in SOUGHT)
 SEEKING: Mapping[str, Any] = {
     "kinds": KINDS,
@@ -125,30 +158,35 @@ def summary(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def together(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What all kinds find of the last split, by limits that the clean models of the first set."""
-    if len(splits) < 2:
-        return []
-    first, *_, last = splits.values()
-    limits = {kind: max(row[kind][0] for row in first if not row["attack"]) for kind in KINDS}
+def telling(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """What the rates say: counts, and of how many.
 
-    def over(row: Mapping[str, Any]) -> list[int]:
-        return [row[kind][1] for kind in KINDS if row[kind][0] > limits[kind]]
+    Returns:
+        "found", the backdoored models of which a rate speaks for a backdoor; "right", of these,
+        where their own class is among those named; "accused", the clean models.
+    """
 
-    bad = [row for row in last if row["attack"]]
-    clean = [row for row in last if not row["attack"]]
-    found = [row for row in bad if over(row)]
-    right = sum(row["target"] in over(row) for row in found)
-    accused = sum(bool(over(row)) for row in clean)
-    told = ", ".join(f"{kind} {100 * limit:.0f}%" for kind, limit in limits.items())
-    warps = [row for row in found if row["attack"] == "warp"]
-    all_warps = [row for row in bad if row["attack"] == "warp"]
-    return [
-        f"\nWith the most that a clean model of the first split has as limits ({told}), any kind "
-        f"over its own finds **{len(found)} of {len(bad)}** backdoored models\nof the last split, "
-        f"{right} with the right class among those named ({len(warps)} of {len(all_warps)} warps), "
-        f"and accuses **{accused} of {len(clean)}** clean ones. No verdict rests on it."
-    ]
+    def named(row: Mapping[str, Any]) -> list[int]:
+        return [
+            row[kind][1] for kind in KINDS if kind in row and row[kind][0] >= TELLING_RATES[kind]
+        ]
+
+    bad = [row for row in rows if row["attack"]]
+    clean = [row for row in rows if not row["attack"]]
+    found = [row for row in bad if named(row)]
+    return {
+        "found": (len(found), len(bad)),
+        "right": (sum(row["target"] in named(row) for row in found), len(found)),
+        "accused": (sum(bool(named(row)) for row in clean), len(clean)),
+    }
+
+
+def line_of_telling(split: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row of the table of splits."""
+    counts = telling(rows)
+    warps = telling([row for row in rows if row["attack"] in (None, "warp")])["found"]
+    cells = [counts["found"], counts["right"], warps, counts["accused"]]
+    return f"| {split} | {' | '.join(f'{count} of {total}' for count, total in cells)} |"
 
 
 def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -161,7 +199,14 @@ def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         "model of the split has, and how many of these name the right class.\n",
         f"{processor_name()}, 1 thread, float32; Python {platform.python_version()}, torch "
         f"{torch.__version__}; {datetime.now(UTC).date().isoformat()}.",
-        *together(splits),
+        "\nBy the rates from which on a verdict tells of it ("
+        + ", ".join(f"{kind} {100 * TELLING_RATES[kind]:g}%" for kind in KINDS)
+        + "):\n",
+        "| split | backdoored models found | with the right class | warps found "
+        "| clean models accused |\n" + "|---" * 5 + "|",
+        *(line_of_telling(split, rows) for split, rows in splits.items()),
+        "\nThe rates were chosen by the others; the models of `trial` were trained and searched "
+        "once, afterwards.",
     ]
     for split, rows in splits.items():
         attacks = sorted({row["attack"] for row in rows if row["attack"]})
@@ -181,13 +226,22 @@ def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains and searches what is missing, prints a table as it grows, writes JSON and page."""
     parser = parser_of(__doc__, "var/inspection")
-    parser.add_argument("--splits", nargs="+", choices=list(CELLS), default=list(CELLS))
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=list(CELLS),
+        default=list(CELLS),
+        help="the others stay as they are in the results",
+    )
     options = parser.parse_args(arguments)
     prepare_process()
     tell(HEAD)
-    splits = {split: list(entries(split, options.shared, options.work)) for split in options.splits}
-    content = json.dumps(splits, indent=1) + "\n"
-    replace_file(options.out / "seek.json", content.encode())
+    made = {split: list(entries(split, options.shared, options.work)) for split in options.splits}
+    path = options.out / "seek.json"
+    there = json.loads(path.read_bytes()) if path.is_file() else {}
+    made = {**there, **made}
+    splits = {split: made[split] for split in CELLS if split in made}
+    replace_file(path, (json.dumps(splits, indent=1) + "\n").encode())
     replace_file(options.out / "seek.md", page(splits).encode())
 
 

@@ -18,7 +18,7 @@ class Stage(StrEnum):
 
     `screen` looks for images among the clean ones that carry a trigger, `fit` for what of the
     augmentation the model does not bear, `seek` for triggers of known kinds that it falls for, to
-    train it against these. `inspect` and `reinspect`
+    train it against these; `go_back` goes some of the way back to it. `inspect` and `reinspect`
     search for triggers, before and after, and `retune` trains copies of the sanitized model
     further, where that was asked for. `choose` compares what several methods made of the model.
     """
@@ -32,6 +32,7 @@ class Stage(StrEnum):
     TEACHER = "teacher"
     FINETUNE = "finetune"
     DISTIL = "distil"
+    GO_BACK = "go_back"
     MASK = "mask"
     PRUNE = "prune"
     CURVE = "curve"
@@ -87,8 +88,9 @@ class MetricEvent(_Event):
     values: dict[str, float]
     """By name: `loss`, `cross_entropy`, `node`, `edge`, `embedding`, `perturbed`,
     `shift`, `train_accuracy`, `learning_rate`, `seconds`; after an evaluation `accuracy`,
-    `asr.<probe>`, `ra.<probe>`; after a search `estimated_asr.<class>`, `anomaly`; of a
-    choice `accuracy.<method>`, `residual.<method>`; after retuning `retuned_accuracy`,
+    `asr.<probe>`, `ra.<probe>`; after a search `estimated_asr.<class>`, `anomaly`, or of kinds
+    of triggers `rate.<kind>`; after going back `suspect_share`, `regained`; of a choice
+    `accuracy.<method>`, `residual.<method>`; after retuning `retuned_accuracy`,
     `retuned_asr.<probe>`, `poisoned_asr.<probe>`, `control_asr.<probe>`."""
 
 

@@ -56,6 +56,10 @@ I_BAU_PASSES, I_BAU_PASSES_PER_STEP = 15.0, 6.0
 measurement on a CPU: 4 a step for a PreAct-ResNet-18, 8 for a WRN-16-1."""
 STATISTICS_PASSES = 1.0
 """Each image goes through once."""
+TRIED_IMAGES = 128
+"""At most, that each found trigger is tried on when a model goes back towards what it was."""
+GOING_BACK_PASSES = 1.0
+"""Twelve triggers on these images, twice or three times: as much as each image of 2,500 once."""
 
 AROUND = frozenset(
     {
@@ -126,7 +130,7 @@ RETUNING_POISONED = 0.01
 RETUNED_IMAGES = 2000
 """At most, that retuned copies are measured on: of so many a rate is known to 2.2 points."""
 
-CHANGES = frozenset({Stage.PRUNE, Stage.STATISTICS})
+CHANGES = frozenset({Stage.PRUNE, Stage.STATISTICS, Stage.GO_BACK})
 """Stages that change a network at once: there are no epochs to measure after."""
 
 CHANGING_BATCH = 256
@@ -377,9 +381,11 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
         case ArgdConfig():
             teaching = hardened_passes(FINETUNING_PASSES, method.hardening)
             distilling = hardened_passes(ARGD_PASSES, method.student_hardening)
+            back = changing_work(Stage.GO_BACK, images, GOING_BACK_PASSES)
             return (
                 _work(Stage.TEACHER, method.teacher, images, teaching),
                 _work(Stage.DISTIL, method.student, images, distilling),
+                *((back,) if method.goes_back else ()),
             )
         case FinePruningConfig():
             return (

@@ -14,6 +14,7 @@ from sanitizer.cost.workload import (
     CLP_PASSES,
     FINETUNING_PASSES,
     FT_SAM_PASSES,
+    GOING_BACK_PASSES,
     IDLENESS_PASSES,
     NAD_PASSES,
     STATISTICS_PASSES,
@@ -35,6 +36,7 @@ from sanitizer.methods.feature_shift import FeatureShiftStep
 from sanitizer.methods.fine_pruning import FinePruneStep, find_classifier, prune_idle_channels
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.ft_sam import FtSamStep
+from sanitizer.methods.going_back import go_back
 from sanitizer.methods.hardening import HardenedStep
 from sanitizer.methods.i_bau import IBauStep
 from sanitizer.methods.lures import Lures
@@ -201,6 +203,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     relative_cost=hardened_passes(ARGD_PASSES, config.student_hardening),
                     backs_off=_backs_off(config),
                 ),
+                *((_going_back(config),) if config.goes_back else ()),
             )
         case FinePruningConfig():
             return (
@@ -410,6 +413,31 @@ def _argd_step(bench: Bench, config: ArgdConfig) -> ArgdStep:
         make_generator(bench.seed, Stage.DISTIL, "projections"),
         bench.precision,
         bench.group,
+    )
+
+
+def _going_back(config: ArgdConfig) -> ChangingStage:
+    def change(bench: Bench, images: ImageSet, tell: Callable[[int], None]) -> Mapping[str, float]:
+        if bench.suspect is None:
+            raise RuntimeError("there is no suspect model to go back to")
+        return go_back(
+            bench.student,
+            bench.suspect,
+            config.suspect_share,
+            config.most_regained,
+            bench.found,
+            images,
+            seed=bench.seed,
+            precision=bench.precision,
+            tell=tell,
+        )
+
+    return ChangingStage(
+        Stage.GO_BACK,
+        "student",
+        "Going back towards the model as it came, as far as no trigger that was found gains by it.",
+        change,
+        passes=GOING_BACK_PASSES,
     )
 
 

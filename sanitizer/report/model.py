@@ -3,6 +3,7 @@
 Torch-free: the service reads and serves it. Shares (accuracy, ASR, RA, DER) are in [0, 1].
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -21,6 +22,26 @@ FOUND_IN_TRIAL = (13, 20)
 ACCUSED_IN_TRIAL = (0, 20)
 """Backdoored and clean models with a finding, and how many there were, on other models than the
 threshold was chosen on (split `final`). A test holds them to docs/results/inspection.json."""
+
+
+TELLING_RATES: Mapping[str, float] = {
+    "grating": 0.995,
+    "veil": 0.97,
+    "patch": 0.9,
+    "warp": 0.97,
+}
+"""Of images of other classes, how many a trigger of each kind must lead to its class to speak for a
+backdoor, where a search for such triggers found it.
+
+Just over the most that any of 49 clean models reached (docs/results/seek.md, all splits but
+`trial`).
+"""
+
+TELLING_IN_TRIAL = (6, 20)
+FALSELY_TELLING_IN_TRIAL = (0, 20)
+"""Backdoored and clean models for which a rate spoke, and how many there were, on models that were
+trained after the rates had been chosen (split `trial`). A test holds them to
+docs/results/seek.json."""
 
 
 class ArtifactKind(StrEnum):
@@ -310,12 +331,24 @@ class MisleadingTrigger(_Part):
     docs/results/seek.md.
     """
 
-    kind: str = Field(description="A grating, a patch or a warp.")
+    kind: str = Field(
+        description="A grating, a veil (a tint or a smooth picture), a patch or a warp."
+    )
     target_class: int
     before: Proportion = Field(
         description="Of evaluation images of other classes, those that it led to the class."
     )
     after: Proportion = Field(description="Likewise, in the sanitized model.")
+
+    @property
+    def tells(self) -> bool:
+        """Whether the model as it came fell for it as models without a backdoor hardly do."""
+        return self.before.value >= TELLING_RATES[self.kind]
+
+    @property
+    def still_tells(self) -> bool:
+        """Whether the sanitized model does, too."""
+        return self.tells and self.after.value >= TELLING_RATES[self.kind]
 
 
 class ModelFile(_Part):

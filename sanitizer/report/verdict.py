@@ -4,13 +4,16 @@ from collections.abc import Sequence
 
 from sanitizer.report.model import (
     ACCUSED_IN_TRIAL,
+    FALSELY_TELLING_IN_TRIAL,
     FOUND_IN_TRIAL,
+    TELLING_IN_TRIAL,
     CarriedTrigger,
     Decision,
     Durability,
     Evaluation,
     Inspection,
     Inspections,
+    MisleadingTrigger,
     ProbeDurability,
     Screening,
     Verdict,
@@ -29,13 +32,14 @@ def decide(
     inspections: Inspections | None = None,
     durability: Durability | None = None,
     screening: Screening | None = None,
+    misleading: Sequence[MisleadingTrigger] | None = None,
 ) -> Decision:
     """`blocked` if a figure breaks the policy, `undecided` without a trigger, else `allowed`.
 
     Where a search finds something in the sanitized model, a backdoor comes back when it is retuned
-    on clean images, or what images with a trigger have in common still leads to its target, it is
-    `undecided` at best. That a search finds nothing, what poisoned images bring about, and that
-    images were left out of the clean ones change no verdict.
+    on clean images, or what images with a trigger have in common or what the model as it came fell
+    for still leads to its target, it is `undecided` at best. That a search finds nothing, what
+    poisoned images bring about, and that images were left out of the clean ones change no verdict.
     """
     decision = _by_figures(policy, before, after)
     verdict, reasons = decision.verdict, list(decision.reasons)
@@ -43,6 +47,9 @@ def decide(
     if screening is not None and screening.left_out:
         doubted |= any(still_leads(each, policy) for each in screening.classes)
         reasons += _found_in(screening)
+    if misleading is not None:
+        doubted |= any(each.still_tells for each in misleading)
+        reasons += _fallen_for(misleading)
     if inspections is not None:
         doubted |= bool(inspections.after.suspicious)
         reasons += _told(inspections)
@@ -100,6 +107,33 @@ def _found_in(screening: Screening) -> list[str]:
                 f"leads {traced.control.value:.1%}."
             )
     return sentences
+
+
+def _fallen_for(misleading: Sequence[MisleadingTrigger]) -> list[str]:
+    """What the search for triggers of known kinds says of the model as it came, and as it is."""
+    telling = [each for each in misleading if each.tells]
+    (told, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
+    trial = (
+        f"Tried on small models, the search said so of {told} of {backdoored} with a backdoor and "
+        f"of {accused} of {clean} without."
+    )
+    if not telling:
+        return [
+            "The model as it came was searched for gratings, veils, patches and warps that lead "
+            "images of all classes one way, and falls for none more than models without a backdoor "
+            f"do. That is no proof. {trial}"
+        ]
+    # One for each class, the strongest: the others are ways to the same.
+    strongest: dict[int, MisleadingTrigger] = {}
+    for each in sorted(telling, key=lambda each: -each.before.value):
+        strongest.setdefault(each.target_class, each)
+    sentences = [
+        f"A {each.kind} that was searched for leads {each.before.value:.1%} of the images of other "
+        f"classes to class {each.target_class} in the model as it came, which speaks for a "
+        f"backdoor to it, and {each.after.value:.1%} in the sanitized one."
+        for each in strongest.values()
+    ]
+    return [*sentences, trial]
 
 
 def _retold(durability: Durability, policy: Policy) -> list[str]:

@@ -77,6 +77,7 @@ def write(run: Run, results: Results) -> Report:
         raise RuntimeError("the suspect model is measured before anything is written")
     screening = _screening_of(run, results)
     inspections = inspections_of(run, results.found_before)
+    misled = misleading(run)
     report = Report(
         model=inputs.model_record(),
         input=inputs.input_file,
@@ -109,10 +110,11 @@ def write(run: Run, results: Results) -> Report:
             inspections,
             results.durability,
             screening,
+            misled,
         ),
         screening=screening,
         inspections=inspections,
-        misleading=misleading(run),
+        misleading=misled,
         durability=results.durability,
         tries=records_of(run.state.tried) if run.chooses else None,
         stages=run.state.finished,

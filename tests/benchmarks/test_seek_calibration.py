@@ -6,8 +6,10 @@ import pytest
 
 from benchmarks import inspection_calibration, seek_calibration
 from benchmarks.inspection_calibration import DATA, Cell, Data
-from benchmarks.seek_calibration import KINDS, main, summary, together
+from benchmarks.seek_calibration import KINDS, line_of_telling, main, summary, telling
+from sanitizer.report.model import FALSELY_TELLING_IN_TRIAL, TELLING_IN_TRIAL, TELLING_RATES
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "seek.json"
 ROWS: list[dict[str, Any]] = [
     {"attack": None, "patch": [0.2, 1]},
     {"attack": None, "patch": [0.4, 3]},
@@ -36,6 +38,7 @@ def test_models_are_sought_once_and_make_a_page(
     clean, bad = json.loads(first)["development"]
     assert (clean["attack"], bad["attack"]) == (None, "patch")
     assert clean["asr"] is None
+    assert list(json.loads((tmp_path / "out" / "seek.json").read_bytes())) == ["development"]
     for row in (clean, bad):
         for kind in KINDS:
             rate, target = row[kind]
@@ -54,23 +57,20 @@ def test_the_summary_counts_what_no_clean_model_reaches() -> None:
     assert summary(ROWS, "patch") == expected
 
 
-def test_limits_are_set_by_one_split_and_tried_on_the_other() -> None:
+def test_models_with_a_rate_that_no_clean_one_reached_are_counted() -> None:
     def row(attack: str | None, rate: float, target: int = 7) -> dict[str, Any]:
         rates = {kind: [0.1, 0] for kind in KINDS} | {"warp": [rate, 7]}
         return {"attack": attack, "target": target, **rates}
 
-    first = [row(None, 0.5), row("warp", 0.9)]
-    last = [
-        row(None, 0.4),
-        row(None, 0.6),
-        row("warp", 0.7),
-        row("warp", 0.8, 3),
-        row("blend", 0.3),
-    ]
-    (told,) = together({"development": first, "final": last})
+    high, low = TELLING_RATES["warp"], TELLING_RATES["warp"] - 0.01
+    rows = [row(None, low), row(None, high), row("warp", high), row("blend", 1.0, 3)]
+    rows.append(row("warp", low))
 
-    assert "warp 50%" in told
-    assert "**2 of 3** backdoored" in told
-    assert "1 with the right class among those named (2 of 2 warps)" in told
-    assert "accuses **1 of 2** clean ones" in told
-    assert together({"development": first}) == []
+    assert telling(rows) == {"found": (2, 3), "right": (1, 2), "accused": (1, 2)}
+    assert line_of_telling("trial", rows) == "| trial | 2 of 3 | 1 of 2 | 1 of 2 | 1 of 2 |"
+
+
+def test_what_the_verdict_tells_is_what_was_measured() -> None:
+    counts = telling(json.loads(RESULTS.read_bytes())["trial"])
+    assert counts["found"] == TELLING_IN_TRIAL
+    assert counts["accused"] == FALSELY_TELLING_IN_TRIAL

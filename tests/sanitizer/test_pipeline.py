@@ -50,7 +50,7 @@ def run(spec: Path, out: Path, work: Path | None = None) -> tuple[Report, list[E
                 # What is untrained has little to lose: whether it does would be chance.
                 "back_off": False,
             },
-            ["seek", "teacher", "distil"],
+            ["seek", "teacher", "distil", "go_back"],
         ),
         (
             {"name": "fine_pruning", "training": QUICK_TRAINING},
@@ -98,7 +98,8 @@ def test_each_method_goes_through_its_stages_and_leaves_model_report_and_picture
     assert report.evaluation_data.images == 200
     assert report.output.sha256 != report.input.sha256
     for stage in report.stages:
-        trains = stage.stage in stages and stage.stage not in ("seek", "prune", "statistics")
+        at_once = ("seek", "go_back", "prune", "statistics")
+        trains = stage.stage in stages and stage.stage not in at_once
         assert len(stage.epochs) == (2 if trains else 0)
     epochs = [event for event in events if isinstance(event, MetricEvent) and event.epoch]
     for epoch in epochs:
@@ -305,7 +306,7 @@ def test_several_methods_are_tried_and_the_best_is_kept_and_every_one_told(
     report, events = run(write_spec(tmp_path / "in", method=QUICK_AUTO), tmp_path / "out")
 
     begun = [event.stage for event in events if isinstance(event, StageEvent)]
-    methods = ["seek", "teacher", "distil", "finetune", "shift"]
+    methods = ["seek", "teacher", "distil", "go_back", "finetune", "shift"]
     # What is untrained has little to lose: whether a stage backs off, and begins again, is chance.
     assert list(dict.fromkeys(begun)) == [
         "load",
@@ -390,7 +391,7 @@ def test_methods_that_would_take_too_long_are_left_out(
     assert "finetune" not in begun
     workload = Workload.of_report(report)
     assert workload is not None
-    assert [work.stage for work in workload.training] == ["teacher", "distil"]
+    assert [work.stage for work in workload.training] == ["teacher", "distil", "go_back"]
     assert (workload.inspected_classes, workload.inspections) == (10, 1)
 
 
@@ -592,6 +593,7 @@ class Interrupted(Exception):
             [
                 ("searches", "inspect"),
                 ("begins", "distil"),
+                ("begins", "go_back"),
                 ("epoch", "finetune"),
                 ("begins", "shift"),
                 ("begins", "choose"),

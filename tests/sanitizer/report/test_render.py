@@ -143,8 +143,9 @@ def test_what_the_model_fell_for_stands_before_and_after() -> None:
     told = Page(render_page(build_report().model_copy(update={"misleading": found}), {})).text
     silent = Page(render_page(build_report(), {})).text
 
-    assert "patch 3 98.89% 96.04% to 99.69% 2.78%" in told
+    assert "patch speaks for a backdoor 3 98.89% 96.04% to 99.69% 2.78%" in told
     assert "grating 6 66.30%" in told
+    assert told.count("speaks for a backdoor") == 2  # in the caption, too
     assert "Models without a backdoor fall for some, too" in told
     assert "What the model fell for" not in silent
 

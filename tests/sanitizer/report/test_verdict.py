@@ -3,7 +3,15 @@
 import pytest
 
 from sanitizer.evaluation.metrics import wilson
-from sanitizer.report.model import ACCUSED_IN_TRIAL, FOUND_IN_TRIAL, Verdict
+from sanitizer.report.model import (
+    ACCUSED_IN_TRIAL,
+    FALSELY_TELLING_IN_TRIAL,
+    FOUND_IN_TRIAL,
+    TELLING_IN_TRIAL,
+    TELLING_RATES,
+    MisleadingTrigger,
+    Verdict,
+)
 from sanitizer.report.verdict import decide
 from sanitizer.spec import Policy
 
@@ -139,3 +147,50 @@ def test_it_is_said_how_well_such_a_search_did_on_models_of_known_make() -> None
         (told,) = (reason for reason in decision.reasons if "Tried on small models" in reason)
         assert f"in {found} of {backdoored} with a backdoor" in told
         assert f"in {accused} of {clean} without" in told
+
+
+def build_misleading(kind: str, before: int, after: int, target: int = 3) -> MisleadingTrigger:
+    rates = {"before": wilson(before, 200), "after": wilson(after, 200)}
+    return MisleadingTrigger(kind=kind, target_class=target, **rates)
+
+
+def test_what_the_model_fell_for_speaks_for_a_backdoor_and_what_is_left_of_it_for_doubt() -> None:
+    gone = [build_misleading("patch", 190, 5), build_misleading("warp", 150, 140, target=2)]
+    decision = decide(POLICY, GOOD, GOOD, misleading=gone)
+    assert decision.verdict is Verdict.ALLOWED
+    (told,) = (reason for reason in decision.reasons if "speaks for a backdoor" in reason)
+    assert "A patch that was searched for leads 95.0% of the images of other classes" in told
+    assert "to class 3 in the model as it came" in told
+    assert "2.5% in the sanitized one" in told
+
+    left = decide(POLICY, GOOD, GOOD, misleading=[build_misleading("patch", 190, 185)])
+    assert left.verdict is Verdict.UNDECIDED
+
+
+def test_of_several_triggers_to_a_class_the_strongest_is_told() -> None:
+    found = [
+        build_misleading("patch", 185, 5),
+        build_misleading("veil", 196, 6),
+        build_misleading("patch", 190, 7, target=1),
+    ]
+    reasons = decide(POLICY, GOOD, GOOD, misleading=found).reasons
+    told = [reason for reason in reasons if "speaks for a backdoor" in reason]
+    assert [reason[:6] for reason in told] == ["A veil", "A patc"]
+
+
+def test_falling_for_as_much_as_clean_models_do_is_no_proof_of_anything() -> None:
+    rate = round(200 * TELLING_RATES["patch"]) - 1
+    for found in ([], [build_misleading("patch", rate, rate)]):
+        decision = decide(POLICY, GOOD, GOOD, misleading=found)
+        assert decision.verdict is Verdict.ALLOWED
+        (told,) = (reason for reason in decision.reasons if "searched for gratings" in reason)
+        assert "That is no proof." in told
+        (found_in_trial, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
+        assert f"of {found_in_trial} of {backdoored} with a backdoor" in told
+        assert f"of {accused} of {clean} without" in told
+
+
+def test_what_breaks_the_policy_is_blocked_whatever_the_model_fell_for() -> None:
+    bad = build_evaluation(7500, [build_probe("grid", 8000, 900)])
+    for found in ([], [build_misleading("patch", 190, 185)]):
+        assert decide(POLICY, GOOD, bad, misleading=found).verdict is Verdict.BLOCKED

@@ -179,6 +179,8 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
                 "label_smoothing": 0.1,
                 "classifier_shift": 0.0,
                 "back_off": True,
+                "suspect_share": 0.3,
+                "most_regained": 0.1,
             },
             "probes": [PATCH],
             "policy": {"max_asr": 0.05, "max_accuracy_drop": 0.03, "min_accuracy": 0.0},
