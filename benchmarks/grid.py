@@ -257,8 +257,13 @@ class Grid:
 
 
 def _renewed(key: str) -> str:
-    """The key of a run as this version writes it: settings that came since are the preset's."""
+    """The key of a run as this version writes it: settings that came since are the preset's.
+
+    But for those that say what a run did not do, since nobody could do it then.
+    """
     parts = json.loads(key)
+    if parts["method"]["name"] == "argd":
+        parts["method"].setdefault("suspect_share", 0.0)
     method = METHOD_ADAPTER.validate_python(parts["method"]).model_dump(mode="json")
     return json.dumps(parts | {"method": method}, sort_keys=True)
 

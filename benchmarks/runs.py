@@ -75,5 +75,5 @@ def training_seconds(report: Report) -> float:
     return sum(
         sum(epoch.values["seconds"] for epoch in stage.epochs) if stage.epochs else stage.seconds
         for stage in report.stages
-        if stage.stage not in AROUND or stage.stage == Stage.SEEK
+        if stage.stage not in AROUND or stage.stage in (Stage.SEEK, Stage.GO_BACK)
     )

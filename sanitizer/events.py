@@ -89,7 +89,7 @@ class MetricEvent(_Event):
     """By name: `loss`, `cross_entropy`, `node`, `edge`, `embedding`, `perturbed`,
     `shift`, `train_accuracy`, `learning_rate`, `seconds`; after an evaluation `accuracy`,
     `asr.<probe>`, `ra.<probe>`; after a search `estimated_asr.<class>`, `anomaly`, or of kinds
-    of triggers `rate.<kind>`; after going back `suspect_share`, `regained`; of a choice
+    of triggers `rate.<kind>`; after going back `gone`, `regained`; of a choice
     `accuracy.<method>`, `residual.<method>`; after retuning `retuned_accuracy`,
     `retuned_asr.<probe>`, `poisoned_asr.<probe>`, `control_asr.<probe>`."""
 

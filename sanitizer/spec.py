@@ -541,7 +541,8 @@ class ArgdConfig(_Method):
         lt=1,
         description="How far the trained student's weights go back to the suspect model's at most, "
         "of the whole way: on it accuracy comes back before a backdoor does (arXiv 2109.01903). "
-        "With a `classifier_shift` they do not, since the classifier is another.",
+        "With a `classifier_shift` they do not, since the classifier is another, nor where no "
+        "trigger was searched for (`found_share`).",
     )
     most_regained: float = Field(
         default=0.1,
@@ -549,19 +550,18 @@ class ArgdConfig(_Method):
         le=1,
         description="They go back only as far as no trigger that the suspect model was found to "
         "fall for (`found_share`) leads to its class with a mean probability that is more than "
-        "this over what it was. Where none was searched for they go all of `suspect_share`.",
+        "this over what it was.",
     )
 
     @property
     def goes_back(self) -> bool:
         """Whether the student's weights go back towards the suspect model's."""
-        return self.suspect_share > 0 and not self.classifier_shift
+        return self.suspect_share > 0 and self.searches and not self.classifier_shift
 
     @property
     def asks_suspect(self) -> bool:
         """Whether the suspect model is needed after others were trained, or while they are."""
-        chooses = self.hardening.chooses or self.student_hardening.chooses
-        return chooses or self.goes_back
+        return self.hardening.chooses or self.student_hardening.chooses or self.goes_back
 
     @property
     def searches(self) -> bool:

@@ -56,10 +56,6 @@ I_BAU_PASSES, I_BAU_PASSES_PER_STEP = 15.0, 6.0
 measurement on a CPU: 4 a step for a PreAct-ResNet-18, 8 for a WRN-16-1."""
 STATISTICS_PASSES = 1.0
 """Each image goes through once."""
-TRIED_IMAGES = 128
-"""At most, that each found trigger is tried on when a model goes back towards what it was."""
-GOING_BACK_PASSES = 1.0
-"""Twelve triggers on these images, twice or three times: as much as each image of 2,500 once."""
 
 AROUND = frozenset(
     {
@@ -69,6 +65,7 @@ AROUND = frozenset(
         Stage.FIT,
         Stage.INSPECT,
         Stage.SEEK,
+        Stage.GO_BACK,
         Stage.EVALUATE,
         Stage.CHOOSE,
         Stage.RETUNE,
@@ -83,6 +80,7 @@ MEASURING = (
     Stage.FIT,
     Stage.INSPECT,
     Stage.SEEK,
+    Stage.GO_BACK,
     Stage.CHOOSE,
     Stage.EVALUATE,
     Stage.REINSPECT,
@@ -110,6 +108,12 @@ SEEK_TARGETS = 10
 SEEK_PARENTS, SEEK_CHILDREN = 2, 2
 """The best triggers for each class, and what comes of each in every generation."""
 SEEK_GENERATIONS = 4
+TRIED_IMAGES = 128
+"""At most, that each found trigger is tried on when a model goes back towards what it was."""
+TRIED_TARGETS = 3
+"""Classes of each kind of trigger, the strongest for each."""
+TRIED_SHARES = 1.0, 2 / 3, 1 / 3
+"""Of the way back that may be gone at most; in turn, until one will do."""
 RATED_IMAGES = 500
 """At most, that a change is measured on: of so many a rate is known to 4.4 points."""
 HELDOUT_SHARE = 0.1
@@ -130,7 +134,7 @@ RETUNING_POISONED = 0.01
 RETUNED_IMAGES = 2000
 """At most, that retuned copies are measured on: of so many a rate is known to 2.2 points."""
 
-CHANGES = frozenset({Stage.PRUNE, Stage.STATISTICS, Stage.GO_BACK})
+CHANGES = frozenset({Stage.PRUNE, Stage.STATISTICS})
 """Stages that change a network at once: there are no epochs to measure after."""
 
 CHANGING_BATCH = 256
@@ -283,7 +287,8 @@ class Workload(_Part):
             different_images=report.clean_data.images,
             screened_images=report.screening.images if report.screening else 0,
             fitted_images=fitted_images(report.clean_data.images) if Stage.FIT in stages else 0,
-            sought_images=sought_images(method) if Stage.SEEK in stages else 0,
+            sought_images=(sought_images(method) if Stage.SEEK in stages else 0)
+            + (tried_images(method, report.clean_data.images) if Stage.GO_BACK in stages else 0),
             evaluation_images=report.evaluation_data.images,
             curve_images=cost.curve_images,
             inspected_classes=inspected,
@@ -381,11 +386,9 @@ def training_work(method: MethodConfig, images: int) -> tuple[TrainingWork, ...]
         case ArgdConfig():
             teaching = hardened_passes(FINETUNING_PASSES, method.hardening)
             distilling = hardened_passes(ARGD_PASSES, method.student_hardening)
-            back = changing_work(Stage.GO_BACK, images, GOING_BACK_PASSES)
             return (
                 _work(Stage.TEACHER, method.teacher, images, teaching),
                 _work(Stage.DISTIL, method.student, images, distilling),
-                *((back,) if method.goes_back else ()),
             )
         case FinePruningConfig():
             return (
@@ -448,6 +451,19 @@ def sought_images(method: MethodConfig) -> int:
         return 0
     children = SEEK_GENERATIONS * SEEK_TARGETS * SEEK_PARENTS * SEEK_CHILDREN
     return SEEK_KINDS * (SEEK_FIRST + children) * SEEK_IMAGES
+
+
+def tried_images(method: MethodConfig, images: int) -> int:
+    """Images that go through the trained model, at most, when it goes back towards what it was.
+
+    Args:
+        images: Clean ones that there are.
+    """
+    tried = method.argd if isinstance(method, AutoConfig) and "argd" in method.methods else method
+    if not (isinstance(tried, ArgdConfig) and tried.goes_back):
+        return 0
+    triggers = SEEK_KINDS * TRIED_TARGETS
+    return (1 + len(TRIED_SHARES)) * (1 + triggers) * min(TRIED_IMAGES, images)
 
 
 def retunings(probes: int) -> int:

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sanitizer.cost.workload import TRIED_IMAGES
+from sanitizer.compute import computing_in
+from sanitizer.cost.workload import TRIED_IMAGES, TRIED_SHARES, TRIED_TARGETS
 from sanitizer.data.image_set import ImageSet
 from sanitizer.methods.heldout import Tell
 from sanitizer.methods.random_triggers import pictures_of
 from sanitizer.methods.trigger_search import FoundTriggers, Panel
 from sanitizer.randomness import make_generator
 
-SHARES = 1.0, 2 / 3, 1 / 3
-"""Of the way that may be gone at most; tried in turn."""
-TRIED_TARGETS = 3
-"""Classes of each kind of trigger, the strongest for each."""
+MOST_LOST = 0.05
+"""Of the clean images that triggers are tried on, how many fewer may be right than at the end. On
+the way a network knows as much as at both ends, or it is no way: there is a barrier."""
 
 
 def go_back(
@@ -29,7 +29,7 @@ def go_back(
     towards: nn.Module,
     most: float,
     most_regained: float,
-    found: FoundTriggers | None,
+    found: FoundTriggers,
     clean: ImageSet,
     *,
     seed: int,
@@ -39,8 +39,8 @@ def go_back(
     """Moves a network's weights, and the statistics of its batch norms, towards another's.
 
     It goes the longest of a few ways on which no trigger that was found leads to its class with a
-    mean probability that is more than `most_regained` over what it was before. Where none was
-    searched for it goes as far as it may.
+    mean probability that is more than `most_regained` over what it was before, and on which the
+    network keeps its accuracy.
 
     Args:
         network: What became of the other by training; is put into eval mode.
@@ -54,26 +54,36 @@ def go_back(
         tell: Called with how many images went through the network since the last call.
 
     Returns:
-        `suspect_share`, of the way that was gone; and `regained`, the most that a found trigger
-        gained by it (0 where none was searched for).
+        `gone`, the share of the way; and `regained`, the most that a found trigger gained by it, or
+        by the shortest way where that was too much.
     """
     network.eval()
-    here, there = _weights(network), _weights(towards)
-    if found is None:
-        _lay(network, here, there, most)
-        return {"suspect_share": most, "regained": 0.0}
+    here = [value.detach().clone() for value in _moving(network)]
+    there = [value.detach() for value in _moving(towards)]
     generator = make_generator(seed, "going back")
     device = next(network.parameters()).device
     pictures = pictures_of(clean, seed)
     panel = Panel.of(clean, TRIED_IMAGES, generator, pictures, network, precision, device)
-    before = _rates(network, panel, found, tell)
-    for share in SHARES:
+    right, rates = _right(network, panel, tell), _rates(network, panel, found, tell)
+    regained = 0.0
+    for share in TRIED_SHARES:
         _lay(network, here, there, most * share)
-        regained = float((_rates(network, panel, found, tell) - before).max())
-        if regained <= most_regained:
-            return {"suspect_share": most * share, "regained": max(0.0, regained)}
+        kept = _right(network, panel, tell) >= right - MOST_LOST
+        gained = _rates(network, panel, found, tell) - rates
+        regained = max(0.0, float(gained.max())) if len(gained) else 0.0
+        if kept and regained <= most_regained:
+            return {"gone": round(most * share, 4), "regained": round(regained, 4)}
     _lay(network, here, there, 0.0)
-    return {"suspect_share": 0.0, "regained": 0.0}
+    return {"gone": 0.0, "regained": round(regained, 4)}
+
+
+@torch.no_grad()
+def _right(network: nn.Module, panel: Panel, tell: Tell) -> float:
+    """Share of the panel's images that are classified right as they are."""
+    with computing_in(panel.precision, panel.images.device):
+        answers = network(panel.images).argmax(dim=1)
+    tell(len(panel.labels))
+    return float((answers == panel.labels).float().mean())
 
 
 def _rates(network: nn.Module, panel: Panel, found: FoundTriggers, tell: Tell) -> Tensor:
@@ -83,18 +93,16 @@ def _rates(network: nn.Module, panel: Panel, found: FoundTriggers, tell: Tell) -
         of_kind = found.kinds[kind]
         numbers = tuple(each[[place]] for each in of_kind.numbers)
         rates.append(panel.rates(network, kind, numbers, tell)[0, of_kind.targets[place]])
-    return torch.stack(rates)
+    return torch.stack(rates) if rates else torch.zeros(0)
 
 
-def _weights(network: nn.Module) -> list[Tensor]:
+def _moving(network: nn.Module) -> list[Tensor]:
     """What moves; counters and the like stay."""
     values = [*network.parameters(), *network.buffers()]
-    return [value.detach().clone() for value in values if value.is_floating_point()]
+    return [value for value in values if value.is_floating_point()]
 
 
 @torch.no_grad()
 def _lay(network: nn.Module, here: Sequence[Tensor], there: Sequence[Tensor], share: float) -> None:
-    values = [*network.parameters(), *network.buffers()]
-    moving = [value for value in values if value.is_floating_point()]
-    for value, start, end in zip(moving, here, there, strict=True):
+    for value, start, end in zip(_moving(network), here, there, strict=True):
         value.copy_(start.lerp(end, share))

@@ -14,7 +14,6 @@ from sanitizer.cost.workload import (
     CLP_PASSES,
     FINETUNING_PASSES,
     FT_SAM_PASSES,
-    GOING_BACK_PASSES,
     IDLENESS_PASSES,
     NAD_PASSES,
     STATISTICS_PASSES,
@@ -86,8 +85,8 @@ class Bench:
         precision: What the networks compute in.
         group: Who shares each batch.
         clean: What is trained on; some methods make pictures of it.
-        found: Triggers that the suspect model falls for, for methods that train against them.
-        suspect: A copy of the suspect model, for methods that ask it while they train others.
+        found: Triggers that the suspect model falls for, for methods that use them.
+        suspect: A copy of the suspect model, for methods that need it beside those they train.
         scale: Of learning rates and of what goes with them; see `TrainingStage.backs_off`.
     """
 
@@ -418,8 +417,8 @@ def _argd_step(bench: Bench, config: ArgdConfig) -> ArgdStep:
 
 def _going_back(config: ArgdConfig) -> ChangingStage:
     def change(bench: Bench, images: ImageSet, tell: Callable[[int], None]) -> Mapping[str, float]:
-        if bench.suspect is None:
-            raise RuntimeError("there is no suspect model to go back to")
+        if bench.suspect is None or bench.found is None:
+            raise RuntimeError("there is no suspect model to go back to, or it was not searched")
         return go_back(
             bench.student,
             bench.suspect,
@@ -437,7 +436,8 @@ def _going_back(config: ArgdConfig) -> ChangingStage:
         "student",
         "Going back towards the model as it came, as far as no trigger that was found gains by it.",
         change,
-        passes=GOING_BACK_PASSES,
+        # What it does hangs on no number of images; `tried_images` tells it.
+        passes=0.0,
     )
 
 

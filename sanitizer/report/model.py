@@ -3,6 +3,7 @@
 Torch-free: the service reads and serves it. Shares (accuracy, ASR, RA, DER) are in [0, 1].
 """
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
@@ -33,9 +34,14 @@ TELLING_RATES: Mapping[str, float] = {
 """Of images of other classes, how many a trigger of each kind must lead to its class to speak for a
 backdoor, where a search for such triggers found it.
 
-Just over the most that any of 49 clean models reached (docs/results/seek.md, all splits but
-`trial`).
+Over the most that any of 49 clean models reached, of five and ten classes (docs/results/seek.md,
+all splits but `trial`).
 """
+
+LEAST_TOLD = 100
+"""Images of other classes that such a rate must be of. The rates were found on 150 and more."""
+STILL_LED = 0.5
+"""Of a rate that speaks for a backdoor, what is no success to leave. Not calibrated."""
 
 TELLING_IN_TRIAL = (6, 20)
 FALSELY_TELLING_IN_TRIAL = (0, 20)
@@ -343,12 +349,13 @@ class MisleadingTrigger(_Part):
     @property
     def tells(self) -> bool:
         """Whether the model as it came fell for it as models without a backdoor hardly do."""
-        return self.before.value >= TELLING_RATES[self.kind]
+        limit = TELLING_RATES.get(self.kind, math.inf)
+        return self.before.total >= LEAST_TOLD and self.before.value >= limit
 
     @property
-    def still_tells(self) -> bool:
-        """Whether the sanitized model does, too."""
-        return self.tells and self.after.value >= TELLING_RATES[self.kind]
+    def still_leads(self) -> bool:
+        """Whether it tells, and leads half as many in the sanitized model."""
+        return self.tells and self.after.value >= STILL_LED * self.before.value
 
 
 class ModelFile(_Part):

@@ -48,7 +48,7 @@ def decide(
         doubted |= any(still_leads(each, policy) for each in screening.classes)
         reasons += _found_in(screening)
     if misleading is not None:
-        doubted |= any(each.still_tells for each in misleading)
+        doubted |= any(each.still_leads for each in misleading)
         reasons += _fallen_for(misleading)
     if inspections is not None:
         doubted |= bool(inspections.after.suspicious)
@@ -112,26 +112,28 @@ def _found_in(screening: Screening) -> list[str]:
 def _fallen_for(misleading: Sequence[MisleadingTrigger]) -> list[str]:
     """What the search for triggers of known kinds says of the model as it came, and as it is."""
     telling = [each for each in misleading if each.tells]
-    (told, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
+    (found, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
     trial = (
-        f"Tried on small models, the search said so of {told} of {backdoored} with a backdoor and "
+        f"Tried on small models, the search said so of {found} of {backdoored} with a backdoor and "
         f"of {accused} of {clean} without."
     )
     if not telling:
         return [
             "The model as it came was searched for gratings, veils, patches and warps that lead "
-            "images of all classes one way, and falls for none more than models without a backdoor "
-            f"do. That is no proof. {trial}"
+            "images of all classes one way, and falls for none so much that it speaks for a "
+            f"backdoor. That is no proof. {trial}"
         ]
-    # One for each class, the strongest: the others are ways to the same.
-    strongest: dict[int, MisleadingTrigger] = {}
+    # One for each class, the strongest, and all that still lead: others are ways to the same.
+    told: list[MisleadingTrigger] = []
     for each in sorted(telling, key=lambda each: -each.before.value):
-        strongest.setdefault(each.target_class, each)
+        if each.still_leads or each.target_class not in {other.target_class for other in told}:
+            told.append(each)
     sentences = [
         f"A {each.kind} that was searched for leads {each.before.value:.1%} of the images of other "
         f"classes to class {each.target_class} in the model as it came, which speaks for a "
-        f"backdoor to it, and {each.after.value:.1%} in the sanitized one."
-        for each in strongest.values()
+        f"backdoor to it, and {each.after.value:.1%} in the sanitized one"
+        + (": it still leads there." if each.still_leads else ".")
+        for each in told
     ]
     return [*sentences, trial]
 

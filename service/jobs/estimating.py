@@ -18,6 +18,7 @@ from sanitizer.cost.workload import (
     retunings,
     sought_images,
     training_work,
+    tried_images,
 )
 from sanitizer.spec import AutoConfig, Device, ModelOptions, SanitizeSpec, looks_first
 from service.datasets.repository import DatasetRepository
@@ -97,7 +98,7 @@ def estimate_job(
         different_images=clean,
         screened_images=clean if request.screen else 0,
         fitted_images=fitted_images(clean) if looks_first(request.method) else 0,
-        sought_images=sought_images(request.method),
+        sought_images=sought_images(request.method) + tried_images(request.method, clean),
         evaluation_images=evaluation,
         curve_images=min(curve, evaluation),
         inspected_classes=_classes(request, datasets, tenant_id, guesses),

@@ -97,7 +97,9 @@ def test_what_keeps_the_accuracy_runs_as_it_was_asked_for(tmp_path: Path) -> Non
 
 
 def test_who_does_not_want_it_gets_what_was_asked_for(tmp_path: Path) -> None:
-    report, _events = run(spec_for(tmp_path / "in", back_off=False), tmp_path / "out")
+    report, _events = run(
+        spec_for(tmp_path / "in", back_off=False, suspect_share=0), tmp_path / "out"
+    )
     teacher = next(stage for stage in report.stages if stage.stage == "teacher")
     assert [epoch.values["learning_rate"] for epoch in teacher.epochs] == [TOO_MUCH] * 4
     assert report.after.accuracy.value < 0.7 * report.before.accuracy.value

@@ -391,7 +391,7 @@ def test_methods_that_would_take_too_long_are_left_out(
     assert "finetune" not in begun
     workload = Workload.of_report(report)
     assert workload is not None
-    assert [work.stage for work in workload.training] == ["teacher", "distil", "go_back"]
+    assert [work.stage for work in workload.training] == ["teacher", "distil"]
     assert (workload.inspected_classes, workload.inspections) == (10, 1)
 
 

@@ -151,7 +151,7 @@ def test_the_student_is_trained_against_what_the_suspect_falls_for_not_the_teach
         suspect=suspect,
     )
     method = {"name": "argd", "student_hardening": {"trigger_candidates": 4, "found_share": 0}}
-    stage = plan(METHOD_ADAPTER.validate_python(method))[-1]
+    stage = plan(METHOD_ADAPTER.validate_python(method))[1]
     assert isinstance(stage, TrainingStage)
     step = stage.make_step(bench)
 

@@ -163,8 +163,27 @@ def test_what_the_model_fell_for_speaks_for_a_backdoor_and_what_is_left_of_it_fo
     assert "to class 3 in the model as it came" in told
     assert "2.5% in the sanitized one" in told
 
-    left = decide(POLICY, GOOD, GOOD, misleading=[build_misleading("patch", 190, 185)])
+    # All that still leads is told, not the strongest alone.
+    left = decide(
+        POLICY,
+        GOOD,
+        GOOD,
+        misleading=[build_misleading("veil", 198, 4), build_misleading("patch", 190, 95)],
+    )
     assert left.verdict is Verdict.UNDECIDED
+    both = [reason for reason in left.reasons if "speaks for a backdoor" in reason]
+    assert [reason.endswith("it still leads there.") for reason in both] == [False, True]
+
+
+def test_of_few_images_or_of_a_kind_that_nobody_calibrated_nothing_is_told() -> None:
+    of_few = {"before": wilson(50, 50), "after": wilson(50, 50)}
+    for found in (
+        MisleadingTrigger(kind="patch", target_class=3, **of_few),
+        build_misleading("reflection", 200, 200),
+    ):
+        decision = decide(POLICY, GOOD, GOOD, misleading=[found])
+        assert decision.verdict is Verdict.ALLOWED
+        assert any("That is no proof." in reason for reason in decision.reasons)
 
 
 def test_of_several_triggers_to_a_class_the_strongest_is_told() -> None:
