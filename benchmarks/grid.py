@@ -106,7 +106,7 @@ class Grid:
         current = {victim["sha256"] for victim in self.victims.values()}
         # Of no use to anybody are runs of victims that have been trained anew since.
         self._runs: dict[str, Any] = {
-            _renewed(key): kept
+            renewed(key): kept
             for key, kept in content["runs"].items()
             if json.loads(key)["victim"] in current
         }
@@ -256,7 +256,7 @@ class Grid:
         partial.replace(self._path)
 
 
-def _renewed(key: str) -> str:
+def renewed(key: str) -> str:
     """The key of a run as this version writes it: settings that came since are the preset's.
 
     But for those that say what a run did not do, since nobody could do it then.

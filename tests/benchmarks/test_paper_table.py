@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from benchmarks import paper_table
 from benchmarks.goals import goals_table
-from benchmarks.grid import Cell, Grid, Mean, add_options, command_of, order_of, rows
+from benchmarks.grid import Cell, Grid, Mean, add_options, command_of, order_of, renewed, rows
 from sanitizer.catalog import METHODS
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
@@ -196,3 +196,15 @@ def test_the_command_of_a_page_names_no_place_of_this_machine() -> None:
     given = ["--shared", "/a/b", "--seeds", "3", "--work=/c", "--results", "d", "--cached"]
 
     assert command_of("benchmarks.x", given) == "python -m benchmarks.x --seeds 3"
+
+
+def test_runs_from_before_the_student_went_back_are_none_of_the_default() -> None:
+    method = METHOD_ADAPTER.validate_python({"name": "argd"}).model_dump(mode="json")
+    new = json.dumps({"method": method})
+    old = json.dumps({"method": {k: v for k, v in method.items() if k != "suspect_share"}})
+
+    assert json.loads(renewed(new))["method"] == method
+    assert json.loads(renewed(old))["method"] == {**method, "suspect_share": 0}
+    published = {"name": "argd", "preset": "paper"}
+    as_now = METHOD_ADAPTER.validate_python(published).model_dump(mode="json")
+    assert json.loads(renewed(json.dumps({"method": published})))["method"] == as_now
