@@ -206,7 +206,7 @@ def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         "| clean models accused |\n" + "|---" * 5 + "|",
         *(line_of_telling(split, rows) for split, rows in splits.items()),
         "\nThe rates were chosen by the others; the models of `trial` were trained and searched "
-        "once, afterwards.",
+        "once, afterwards. All splits but `development` draw from the same images, by other seeds.",
     ]
     for split, rows in splits.items():
         attacks = sorted({row["attack"] for row in rows if row["attack"]})
