@@ -13,6 +13,7 @@ folder.
 """
 
 import argparse
+import fcntl
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,7 +141,11 @@ def training_images(shared: Path, folder: Path) -> ImageSet:
     """All 50,000, in the order of the file."""
     source = open_source(DataSource(path=shared / "data" / "cifar10" / "train.parquet"))
     places = np.arange(len(source), dtype=np.int64)
-    return decode(source, places, input_size=(32, 32), channels=3, folder=folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Processes that share the folder would write the same file at a time.
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return decode(source, places, input_size=(32, 32), channels=3, folder=folder)
 
 
 def trained_on(images: ImageSet) -> ImageSet:
