@@ -14,11 +14,9 @@ from sanitizer.cost.workload import (
     retuned_evaluated,
     retunings,
     sought_images,
-    tried_images,
 )
-from sanitizer.events import Stage
 from sanitizer.inputs import Inputs
-from sanitizer.methods.plan import ChangingStage, MethodStage, TrainingStage, plan
+from sanitizer.methods.plan import MethodStage, TrainingStage, plan
 from sanitizer.run_state import RunState
 from sanitizer.spec import SanitizeSpec, SingleMethodConfig, looks_first
 
@@ -83,18 +81,14 @@ class PlannedWork:
 
     def of_stage(self, stage: MethodStage) -> float:
         """A stage of a method, with the curves after its epochs."""
-        if isinstance(stage, ChangingStage) and stage.stage is Stage.GO_BACK:
-            return tried_images(self._spec.method, self._clean_images)
-        work = self.epoch_images(stage) * stage.passes
+        work = stage.work(self._clean_images)
         if isinstance(stage, TrainingStage) and self._inputs.curve is not None:
             work += stage.training.epochs * self._of_evaluation(len(self._inputs.curve))
         return work
 
-    def epoch_images(self, stage: MethodStage) -> int:
+    def epoch_images(self, stage: TrainingStage) -> int:
         """How many images an epoch of a stage has."""
-        if isinstance(stage, TrainingStage):
-            return stage.training.epoch_images(self._clean_images)
-        return self._clean_images
+        return stage.training.epoch_images(self._clean_images)
 
     @property
     def _of_fitting(self) -> float:

@@ -15,8 +15,9 @@ from sanitizer.compute import computing_in
 from sanitizer.cost.workload import TRIED_IMAGES, TRIED_SHARES, TRIED_TARGETS
 from sanitizer.data.image_set import ImageSet
 from sanitizer.methods.heldout import Tell
+from sanitizer.methods.panel import Panel
 from sanitizer.methods.random_triggers import pictures_of
-from sanitizer.methods.trigger_search import FoundTriggers, Panel
+from sanitizer.methods.trigger_search import FoundTriggers
 from sanitizer.randomness import make_generator
 
 MOST_LOST = 0.05

@@ -19,6 +19,7 @@ from sanitizer.cost.workload import (
     STATISTICS_PASSES,
     hardened_passes,
     i_bau_passes,
+    tried_images,
 )
 from sanitizer.data.image_set import ImageSet
 from sanitizer.events import Stage
@@ -133,6 +134,10 @@ class TrainingStage:
         """Work of the stage per clean image, in forward passes."""
         return self.training.epochs * self.relative_cost
 
+    def work(self, images: int) -> float:
+        """Forward passes of single images, of so many clean ones."""
+        return self.training.epoch_images(images) * self.passes
+
 
 @dataclass(frozen=True)
 class ChangingStage:
@@ -145,13 +150,19 @@ class ChangingStage:
         change: Changes the network in place. Gets the clean images, and a function to tell how many
             images went through the network since the last call. Returns figures for the report.
         passes: Work per clean image, in forward passes: for the progress bar and the estimate.
+        tried: Images that go through the network beside that, of so many clean ones.
     """
 
     stage: Stage
     changes: Role
     message: str
     change: Callable[[Bench, ImageSet, Callable[[int], None]], Mapping[str, float]]
-    passes: float
+    passes: float = 0.0
+    tried: Callable[[int], int] = lambda _images: 0
+
+    def work(self, images: int) -> float:
+        """Forward passes of single images, of so many clean ones."""
+        return images * self.passes + self.tried(images)
 
 
 MethodStage = TrainingStage | ChangingStage
@@ -436,8 +447,7 @@ def _going_back(config: ArgdConfig) -> ChangingStage:
         "student",
         "Going back towards the model as it came, as far as no trigger that was found gains by it.",
         change,
-        # What it does hangs on no number of images; `tried_images` tells it.
-        passes=0.0,
+        tried=lambda images: tried_images(config, images),
     )
 
 

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from sanitizer.compute import computing_in
 from sanitizer.cost.workload import (
     SEEK_CHILDREN,
     SEEK_FIRST,
@@ -26,6 +24,7 @@ from sanitizer.cost.workload import (
     SEEK_TARGETS,
 )
 from sanitizer.data.image_set import ImageSet
+from sanitizer.methods.panel import Panel
 from sanitizer.methods.random_triggers import (
     GRATING,
     PATCH,
@@ -33,7 +32,6 @@ from sanitizer.methods.random_triggers import (
     WARP,
     Numbers,
     draw_numbers,
-    put_on,
     smooth,
 )
 from sanitizer.randomness import make_generator
@@ -46,8 +44,6 @@ SPREAD = 0.2, 0.6
 """How far a number is moved at most, at first, and what that is multiplied with each time."""
 MOVED = 0.5
 """Share of a trigger's numbers that a child has changed."""
-AT_ONCE = 256
-"""Images with triggers that go through a network together."""
 NEARNESS = 0.05
 """How far numbers are moved where a random trigger is to be near to one that was found."""
 
@@ -164,71 +160,6 @@ def find_triggers(
             for kind in SOUGHT
         }
     )
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Clean images that triggers are tried on.
-
-    Attributes:
-        images: [n, C, H, W], in [0, 1], as the networks take them.
-        labels: [n].
-        pictures: What triggers are made of, as of `with_random_triggers`.
-        precision: What networks compute in.
-    """
-
-    images: Tensor
-    labels: Tensor
-    pictures: Tensor
-    precision: torch.dtype
-
-    @classmethod
-    def of(
-        cls,
-        clean: ImageSet,
-        count: int,
-        generator: torch.Generator,
-        pictures: Tensor,
-        network: nn.Module,
-        precision: torch.dtype,
-        device: torch.device,
-    ) -> "Panel":
-        """So many of the images, at most, drawn at random.
-
-        Args:
-            network: One of those that are to be tried.
-        """
-        places = torch.randperm(len(clean), generator=generator)[:count].numpy()
-        dtype = next(network.parameters()).dtype
-        images = torch.from_numpy(clean.read(places)).to(device, dtype) / 255
-        labels = torch.from_numpy(clean.labels[places]).to(device)
-        return cls(images, labels, pictures.to(device), precision)
-
-    @torch.no_grad()
-    def rates(
-        self, network: nn.Module, kind: int, numbers: Numbers, on_images: Callable[[int], None]
-    ) -> Tensor:
-        """What a network makes of triggers of a kind.
-
-        Returns:
-            [m, classes], of m triggers: the mean probability of each class, over the images of
-            others.
-        """
-        rates = []
-        images, device = self.images, self.images.device
-        at_once = max(1, AT_ONCE // len(images))
-        for start in range(0, len(numbers[0]), at_once):
-            some = tuple(each[start : start + at_once] for each in numbers)
-            count = len(some[0])
-            each_on_all = tuple(part.repeat_interleave(len(images), dim=0) for part in some)
-            changed = put_on(images.repeat(count, 1, 1, 1), kind, each_on_all, self.pictures)
-            with computing_in(self.precision, device):
-                logits: Tensor = network(changed)
-            chances = logits.float().softmax(dim=1).view(count, len(images), -1)
-            others = 1 - functional.one_hot(self.labels, chances.shape[2]).to(chances.dtype)
-            rates.append((chances * others).sum(dim=1) / others.sum(dim=0).clamp(min=1))
-            on_images(len(changed))
-        return torch.cat(rates).cpu()
 
 
 def _search(
