@@ -350,6 +350,13 @@ class Hardening(Strict):
         "multiples of themselves (adaptive sharpness-aware minimisation, arXiv 2102.11600). 0: not "
         "at all; otherwise a step costs twice as much.",
     )
+    ascent_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Of each batch's images, those by which it is found where weights are worse "
+        "(`rho`). A step costs the less.",
+    )
     perturbation: float = Field(
         default=0.0,
         ge=0,

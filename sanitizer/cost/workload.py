@@ -487,10 +487,13 @@ def retuned_evaluated(images: int, probes: int) -> int:
 
 def hardened_passes(passes: float, hardening: Hardening) -> float:
     """Forward passes that an image is worth in a hardened step of what costs `passes` without."""
-    perturbed = hardening.perturbed_share * FINETUNING_PASSES if hardening.perturbs else 0.0
+    perturbed = hardening.perturbed_share if hardening.perturbs else 0.0
+    ascent = hardening.ascent_share if hardening.rho else 0.0
+    # The part that tells where weights are worse begins with the images that are perturbed.
+    twice = ascent * passes + min(ascent, perturbed) * FINETUNING_PASSES
     # Once for both passes of a step at worse weights.
     choosing = hardening.perturbed_share * hardening.trigger_candidates if hardening.chooses else 0
-    return (2 if hardening.rho else 1) * (passes + perturbed) + choosing
+    return passes + perturbed * FINETUNING_PASSES + twice + choosing
 
 
 def i_bau_passes(config: IBauConfig) -> float:

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sanitizer.methods.lures import Lures
 from sanitizer.methods.perturbed import PerturbedNetwork, root_mean_square, within
 from sanitizer.methods.random_triggers import Near, with_random_triggers
-from sanitizer.methods.sharpness import SharpnessAwareStep
+from sanitizer.methods.sharpness import SharpnessAwareStep, part_of
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.randomness import make_generator
 from sanitizer.spec import Hardening
@@ -29,8 +29,6 @@ ASCENT = 0.25
 around within an epoch of forty steps."""
 BEGINNING = 0.5
 """How large it begins, likewise."""
-FEWEST = 2
-"""Images that are perturbed: a batch norm cannot normalise by one."""
 
 
 class HardenedStep(SharpnessAwareStep):
@@ -62,7 +60,13 @@ class HardenedStep(SharpnessAwareStep):
         lures: Lures | None = None,
     ) -> None:
         network = PerturbedNetwork(step.network)
-        super().__init__(network, hardening.rho, step.precision, step.group)
+        super().__init__(
+            network,
+            hardening.rho,
+            step.precision,
+            step.group,
+            ascent_share=hardening.ascent_share,
+        )
         self.step = step
         self.hardening = hardening
         self._seed_parts = seed_parts
@@ -72,6 +76,7 @@ class HardenedStep(SharpnessAwareStep):
         self._leaf: Tensor | None = None
         self._moment = (0, 0)
         self._changed: Tensor | None = None
+        self._whole: int | None = None
 
     @property
     def bound(self) -> float:
@@ -87,7 +92,7 @@ class HardenedStep(SharpnessAwareStep):
     def begin_step(self, epoch: int, step: int) -> None:
         self.step.begin_step(epoch, step)
         self._moment = (epoch, step)
-        self._changed = None
+        self._changed = self._whole = None
 
     def updated(self) -> None:
         self.step.updated()
@@ -97,9 +102,8 @@ class HardenedStep(SharpnessAwareStep):
         if not (self.bound or self.hardening.random_triggers):
             return output
         size = len(labels)
-        count = min(size, max(FEWEST, round(self.hardening.perturbed_share * size)))
-        # The first of the whole batch, which is in random order.
-        mine = torch.arange(size, device=images.device)[self.group.share(size)] < count
+        count = self._perturbed_of(size)
+        mine = self._mine(images, size, count)
         perturbed = images[mine]
         if self.hardening.random_triggers:
             perturbed = self._with_triggers(perturbed, labels[:count], size)
@@ -113,6 +117,35 @@ class HardenedStep(SharpnessAwareStep):
         loss = functional.cross_entropy(whole[:count], labels[:count])
         losses = {**output.losses, "perturbed": self.hardening.perturbed_weight * loss}
         return StepOutput(output.logits, losses)
+
+    def at_weights(self, images: Tensor, labels: Tensor, count: int) -> StepOutput:
+        size, self._whole = len(labels), len(labels)
+        if count == size or not self.hardening.random_triggers:
+            return super().at_weights(images, labels, count)
+        many = self._perturbed_of(size)
+        mine = self._mine(images, size, many)
+        changed = self._with_triggers(images[mine], labels[:many], size)
+        everywhere = torch.zeros_like(images)
+        everywhere[mine] = changed
+        few = self.group.first(everywhere, size, count)
+        self._changed = few[self._mine(few, count, many)]
+        output = super().at_weights(images, labels, count)
+        self._changed = changed
+        return output
+
+    def _perturbed_of(self, size: int) -> int:
+        """How many images are perturbed, the first of the whole batch, which is in random order.
+
+        Of a part of a batch, as many as of all of it.
+
+        Args:
+            size: Of the batch, or of the part.
+        """
+        return min(size, part_of(self._whole or size, self.hardening.perturbed_share))
+
+    def _mine(self, images: Tensor, size: int, count: int) -> Tensor:
+        """Which of this process's images are among the first of a batch, a bool for each."""
+        return torch.arange(size, device=images.device)[self.group.share(size)] < count
 
     def _with_triggers(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
         """The same in both passes of a step: only the weights differ.

@@ -159,8 +159,9 @@ def _one_step(
     descent.step(learning_rate)
     step.updated()
     size = labels.shape[0]
-    correct = (output.logits.detach().argmax(dim=1) == labels).sum()
-    figures = {"loss": output.loss, **output.losses, "train_accuracy": correct / size}
+    told = len(output.logits)
+    correct = (output.logits.detach().argmax(dim=1) == labels[:told]).sum()
+    figures = {"loss": output.loss, **output.losses, "train_accuracy": correct / told}
     for name, value in figures.items():
         total = progress.sums.get(name)
         weighted = value.detach().double() * size

@@ -3,6 +3,9 @@ minimisation (ASAM, Kwon et al., ICML 2021, arXiv 2102.11600).
 
 A weight is moved in proportion to its size, and neurons that a backdoor needs tend to have large
 weights (FT-SAM, Zhu et al., ICCV 2023, arXiv 2304.11823).
+
+Where weights are worse can be found by a part of the batch, at a part of the cost (Du et al., ICLR
+2022, arXiv 2110.03141).
 """
 
 from collections.abc import Sequence
@@ -13,6 +16,8 @@ from torch import Tensor, nn
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.parallel.group import ALONE, Group
 
+FEWEST = 2
+"""Images of a part of a batch: a batch norm cannot normalise by one."""
 NORM_FLOOR = 1e-12
 """Added to the norm that is divided by, so that a gradient of zeros moves nothing; the authors'."""
 
@@ -28,6 +33,8 @@ class SharpnessAwareStep(Step):
 
     Args:
         rho: How far, in multiples of the weights; 0: the gradient is that at w.
+        ascent_share: Of each batch, the first images, by which g is found; in (0, 1]. The figures
+            that a step returns are theirs.
     """
 
     def __init__(
@@ -36,16 +43,30 @@ class SharpnessAwareStep(Step):
         rho: float,
         precision: torch.dtype = torch.float32,
         group: Group = ALONE,
+        *,
+        ascent_share: float = 1.0,
     ) -> None:
         super().__init__(network, precision, group)
         self.rho = rho
+        self.ascent_share = ascent_share
 
     def gradients(self, output: StepOutput, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """Those of the losses, one a parameter; None where a loss does not reach it."""
         return list(torch.autograd.grad(output.loss, parameters, allow_unused=True))
 
+    def at_weights(self, images: Tensor, labels: Tensor, count: int) -> StepOutput:
+        """The losses of the first images of a batch, where the weights are.
+
+        Args:
+            images: As of a call.
+            labels: As of a call, of the whole batch.
+            count: Of the whole batch.
+        """
+        return self(self.group.first(images, len(labels), count), labels[:count])
+
     def backward(self, images: Tensor, labels: Tensor) -> StepOutput:
-        output = self(images, labels)
+        count = part_of(len(labels), self.ascent_share if self.rho else 1.0)
+        output = self.at_weights(images, labels, count)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         found = self.gradients(output, parameters)
         reached = [(p, g) for p, g in zip(parameters, found, strict=True) if g is not None]
@@ -79,6 +100,11 @@ class SharpnessAwareStep(Step):
         flat = self.group.sum(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = torch.split_with_sizes(flat, [gradient.numel() for gradient in gradients])
         return [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
+
+
+def part_of(size: int, share: float) -> int:
+    """How many images are a share of a batch: two at least, if there are."""
+    return min(size, max(FEWEST, round(share * size)))
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ class StepOutput:
     """What a step makes of one batch."""
 
     logits: Tensor
-    """[B, classes], of the trained network, for the whole batch."""
+    """[B, classes], of the trained network, for the whole batch; or for its first images, where a
+    method has their figures alone."""
     losses: Mapping[str, Tensor]
     """Scalars by name, already weighted: what is minimised is their sum."""
 

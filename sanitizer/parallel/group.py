@@ -79,6 +79,23 @@ class Group:
         del rows  # the share is the whole
         return list(shares)
 
+    def first(self, share: Tensor, rows: int, count: int) -> Tensor:
+        """This process's share of the first rows of a whole batch. Not differentiable.
+
+        Args:
+            share: [share of rows, ...].
+            rows: Of the whole batch.
+            count: Of the first ones.
+
+        Raises:
+            ProcessLost: Another process of the run has ended.
+        """
+        if count == rows:
+            return share
+        with torch.no_grad():
+            (whole,) = self.gather([share], rows)
+        return whole[:count][self.share(count)]
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Makes a tensor the sum of everybody's, in place, and returns it.
 

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sanitizer.cost.workload import hardened_passes
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.hardening import ASCENT, HardenedStep, no_statistics
 from sanitizer.methods.plan import Bench, TrainingStage, plan
 from sanitizer.methods.random_triggers import pictures_of, with_random_triggers
+from sanitizer.methods.sharpness import part_of, perturbation
 from sanitizer.networks.taps import find_taps
 from sanitizer.randomness import make_generator
 from sanitizer.spec import ArgdConfig, Hardening
@@ -31,6 +33,7 @@ METHOD = {
     "hardening": {"rho": 0.5, "perturbation": 20, "random_triggers": True},
     "student_hardening": {
         "rho": 0.5,
+        "ascent_share": 0.3,
         "random_triggers": True,
         "found_share": 0.5,
         "trigger_candidates": 3,
@@ -140,6 +143,53 @@ def test_random_triggers_are_new_in_each_step_and_the_same_at_worse_weights() ->
     assert not torch.equal(losses["perturbed"], later["perturbed"])
     step.backward(images, labels)
     assert not step.network.perturbation.numel()  # none was asked for
+
+
+@pytest.mark.parametrize(("ascent_share", "count"), [(0.25, 2), (0.5, 4), (0.75, 6)])
+def test_a_part_of_the_batch_tells_where_weights_are_worse(ascent_share: float, count: int) -> None:
+    network, twin = in_doubles(), in_doubles()
+    settings = {"random_triggers": True, "perturbed_share": 0.5, "perturbed_weight": 0.7}
+    step = hardened(network, rho=1.0, ascent_share=ascent_share, **settings)
+    images, labels = batch(8)
+    drawn = make_generator(0, "test", "triggers", 0, 0)
+    changed, _ = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool), PICTURES)
+
+    def loss_of(first: int) -> Tensor:
+        whole = functional.cross_entropy(twin(images[:first]), labels[:first])
+        some = min(first, 4)
+        with no_statistics(twin):
+            return whole + 0.7 * functional.cross_entropy(twin(changed[:some]), labels[:some])
+
+    there = loss_of(count)
+    parameters = list(twin.parameters())
+    moves = perturbation(parameters, list(torch.autograd.grad(there, parameters)), 1.0)
+    statistics = [value.clone() for value in twin.buffers()]
+    with torch.no_grad():
+        for parameter, move in zip(parameters, moves, strict=True):
+            parameter.add_(move)
+    expected = torch.autograd.grad(loss_of(8), parameters)
+
+    step.begin_step(0, 0)
+    output = step.backward(images, labels)
+
+    torch.testing.assert_close(output.loss, there)
+    assert len(output.logits) == count
+    for mine, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(mine.grad, gradient, rtol=1e-9, atol=1e-12)
+    for value, kept in zip(network.buffers(), statistics, strict=True):
+        assert torch.equal(value, kept)
+
+
+def test_a_part_of_a_batch_has_no_fewer_than_two_images() -> None:
+    assert [part_of(size, 0.25) for size in (1, 2, 5, 8, 30)] == [1, 2, 2, 2, 8]
+
+
+def test_a_part_of_each_batch_costs_less_than_all_of_it() -> None:
+    whole = Hardening(rho=1, random_triggers=True, perturbed_share=0.5)
+    some = whole.model_copy(update={"ascent_share": 0.25})
+    none = whole.model_copy(update={"rho": 0.0})
+    costs = [hardened_passes(3, each) for each in (whole, some, none)]
+    assert costs == [9, 4.5 + 0.25 * 6, 4.5]
 
 
 def test_a_perturbation_is_put_on_top_of_random_triggers() -> None:

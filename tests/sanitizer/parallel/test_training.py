@@ -51,12 +51,14 @@ METHODS: dict[str, dict[str, Any]] = {
         "student": TRAINING,
         "hardening": {
             "rho": 0.5,
+            "ascent_share": 0.6,
             "perturbation": 20,
             "perturbed_share": 0.3,
             "random_triggers": True,
         },
         "student_hardening": {
             "rho": 0.5,
+            "ascent_share": 0.2,
             "perturbation": 20,
             "perturbed_share": 0.3,
             "random_triggers": True,
