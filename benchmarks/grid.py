@@ -264,6 +264,9 @@ def renewed(key: str) -> str:
     parts = json.loads(key)
     if parts["method"]["name"] == "argd":
         parts["method"].setdefault("suspect_share", 0.0)
+        for hardening in ("hardening", "student_hardening"):
+            if hardening in parts["method"]:
+                parts["method"][hardening].setdefault("ascent_share", 1.0)
     method = METHOD_ADAPTER.validate_python(parts["method"]).model_dump(mode="json")
     return json.dumps(parts | {"method": method}, sort_keys=True)
 

@@ -458,6 +458,9 @@ _DEFAULT_STUDENT: Mapping[str, Any] = {
 }
 _DEFAULT_HARDENING: Mapping[str, Any] = {
     "rho": 2.0,
+    "ascent_share": 0.25,
+    "perturbed_share": 0.375,
+    "perturbed_weight": 0.5,
     "random_triggers": True,
     "found_share": 0.5,
     "trigger_candidates": 4,
@@ -543,7 +546,7 @@ class ArgdConfig(_Method):
         "rates and `rho` at a quarter, three times at most in all.",
     )
     suspect_share: float = Field(
-        default=0.3,
+        default=0.4,
         ge=0,
         lt=1,
         description="How far the trained student's weights go back to the suspect model's at most, "

@@ -112,10 +112,11 @@ RULES: dict[DeviceKind, Rule] = {
     ),
 }
 
-WEIGHT_COPIES = 7
-"""On the host: the file's, student, teacher, gradient, momentum, checkpoint, result."""
-DEVICE_WEIGHT_COPIES = 4
-"""Student, teacher, gradient, momentum."""
+WEIGHT_COPIES = 9
+"""On the host: the file's, student, teacher, suspect model, gradient, momentum, what the weights
+were before they were made worse, checkpoint, result."""
+DEVICE_WEIGHT_COPIES = 6
+"""Student, teacher, suspect model, gradient, momentum, what the weights were."""
 LIVE_LAYERS = 2
 """Layers' inputs and outputs that are there at a time beside what the backward pass keeps."""
 

@@ -205,6 +205,10 @@ def test_runs_from_before_the_student_went_back_are_none_of_the_default() -> Non
 
     assert json.loads(renewed(new))["method"] == method
     assert json.loads(renewed(old))["method"] == {**method, "suspect_share": 0}
+    older = json.loads(new)
+    del older["method"]["hardening"]["ascent_share"]
+    whole = {**method["hardening"], "ascent_share": 1.0}
+    assert json.loads(renewed(json.dumps(older)))["method"]["hardening"] == whole
     published = {"name": "argd", "preset": "paper"}
     as_now = METHOD_ADAPTER.validate_python(published).model_dump(mode="json")
     assert json.loads(renewed(json.dumps({"method": published})))["method"] == as_now
