@@ -127,6 +127,14 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "student_hardening": {"found_share": 0, "trigger_candidates": 1},
     },
     "student not hardened": {"student_hardening": {"rho": 0}},
+    "all of a batch for the ascent": {
+        "hardening": {"ascent_share": 1},
+        "student_hardening": {"ascent_share": 1},
+    },
+    "a quarter changed": {
+        "hardening": {"perturbed_share": 0.25, "perturbed_weight": 0.25},
+        "student_hardening": {"perturbed_share": 0.25, "perturbed_weight": 0.25},
+    },
     "no smoothing": {"label_smoothing": 0},
     "small batches": {"teacher": {"batch_size": 64}, "student": {"batch_size": 64}},
     "classifier shift": {"classifier_shift": 0.01},

@@ -262,13 +262,15 @@ def renewed(key: str) -> str:
     But for those that say what a run did not do, since nobody could do it then.
     """
     parts = json.loads(key)
-    if parts["method"]["name"] == "argd":
-        parts["method"].setdefault("suspect_share", 0.0)
+    method = parts["method"]
+    argd = method if method["name"] == "argd" else method.get("argd")
+    if argd is not None:
+        argd.setdefault("suspect_share", 0.0)
         for hardening in ("hardening", "student_hardening"):
-            if hardening in parts["method"]:
-                parts["method"][hardening].setdefault("ascent_share", 1.0)
-    method = METHOD_ADAPTER.validate_python(parts["method"]).model_dump(mode="json")
-    return json.dumps(parts | {"method": method}, sort_keys=True)
+            if hardening in argd:
+                argd[hardening].setdefault("ascent_share", 1.0)
+    whole = METHOD_ADAPTER.validate_python(method).model_dump(mode="json")
+    return json.dumps(parts | {"method": whole}, sort_keys=True)
 
 
 def add_options(parser: argparse.ArgumentParser, work: str) -> None:

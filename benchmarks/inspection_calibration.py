@@ -99,6 +99,9 @@ DATA: Mapping[str, Data] = {
     "digits": Data(side=8, channels=1, classes=10, trained=1000, epochs=14, batch_size=64),
     "cifar-5": Data(side=12, channels=3, classes=5, trained=6000, epochs=6, batch_size=128),
     "cifar-10": Data(side=12, channels=3, classes=10, trained=10000, epochs=6, batch_size=128),
+    "cifar-10 of 20": Data(
+        side=20, channels=3, classes=10, trained=12000, epochs=8, batch_size=128
+    ),
 }
 
 POOLS: Mapping[str, range] = {
@@ -106,6 +109,8 @@ POOLS: Mapping[str, range] = {
     "final": range(20_000, 40_000),
     "second": range(20_000, 40_000),
     "trial": range(20_000, 40_000),
+    "larger": range(20_000),
+    "larger trial": range(20_000, 40_000),
 }
 """Of CIFAR-10's training file: what the models of a split are trained on."""
 SEARCHED, MEASURED = range(40_000, 45_000), range(45_000, 50_000)

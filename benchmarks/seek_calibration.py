@@ -8,7 +8,8 @@ models, as a job does, with clean images that the models have not seen, and is m
 
 The rates from which on it speaks for a backdoor (`sanitizer.report.model.TELLING_RATES`) were
 chosen by `development` and `final`, the pairs of `benchmarks.inspection_calibration`, and by
-`second`; `trial` was first looked at when they had been chosen.
+`second`; `trial` was first looked at when they had been chosen. All these have images of 8 and 12
+pixels; `larger` and `larger trial` have 20.
 
 What is there is not made again.
 """
@@ -69,10 +70,27 @@ _MIXED: Sequence[tuple[str, str, str]] = [
     ("digits", "wrn-10-1", "patch"),
     ("cifar-5", "wrn-10-1", "patch"),
 ]
+_LARGER: Sequence[tuple[str, str, str]] = [
+    ("cifar-10 of 20", architecture, attack)
+    for architecture, attack in (
+        ("wrn-10-1", "patch"),
+        ("wrn-10-1", "warp"),
+        ("wrn-10-1", "blend"),
+        ("wrn-10-1", "sinusoid"),
+        ("wrn-16-1", "warp"),
+        ("wrn-16-1", "patch"),
+        ("wrn-10-1", "warp"),
+        ("wrn-10-1", "patch"),
+        ("wrn-16-1", "blend"),
+        ("wrn-10-1", "sinusoid"),
+    )
+]
 CELLS: Mapping[str, Sequence[Cell]] = {
     **inspection_calibration.CELLS,
     "second": cells_of(300, _MIXED),
     "trial": cells_of(400, _MIXED),
+    "larger": cells_of(500, _LARGER),
+    "larger trial": cells_of(600, _LARGER),
 }
 KINDS = tuple(NAMES[kind] for kind in SOUGHT)
 SEEKING: Mapping[str, Any] = {

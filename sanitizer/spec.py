@@ -348,14 +348,18 @@ class Hardening(Strict):
         le=100,
         description="How far the weights are moved to where they are worse before each step, in "
         "multiples of themselves (adaptive sharpness-aware minimisation, arXiv 2102.11600). 0: not "
-        "at all; otherwise a step costs twice as much.",
+        "at all; otherwise a step costs twice as much, or less by `ascent_share`.",
     )
     ascent_share: float = Field(
         default=1.0,
         gt=0,
         le=1,
         description="Of each batch's images, those by which it is found where weights are worse "
-        "(`rho`). A step costs the less.",
+        "(`rho`). A step costs the less; an epoch's figures, and the statistics of batch norms, "
+        "are of these.",
+    )
+    least_ascent_images: int = Field(
+        default=32, ge=2, description="By so many at least, whatever `ascent_share` says."
     )
     perturbation: float = Field(
         default=0.0,
@@ -481,9 +485,9 @@ class ArgdConfig(_Method):
         description="Where the values come from that the request does not give. `default`: keeps "
         "more accuracy than the published settings, at learning rates that alone leave backdoors: "
         "both networks are hardened while they are trained, and what comes out goes some of the "
-        "way back to the suspect model. `paper`: the settings of the published result. `fast`: the "
-        "default's recipe without `rho` and without going back, in fewer epochs, less than half of "
-        "the work.",
+        "way back to the suspect model. `paper`: the settings of the published result. `fast`: a "
+        "recipe like the default's without `rho`, without a search and without going back, in "
+        "fewer epochs, less than half of the work.",
     )
     teacher: Training = Training.model_validate(_DEFAULT_TEACHER)
     student: Training = Training.model_validate(_DEFAULT_STUDENT)

@@ -112,11 +112,11 @@ RULES: dict[DeviceKind, Rule] = {
     ),
 }
 
-WEIGHT_COPIES = 9
-"""On the host: the file's, student, teacher, suspect model, gradient, momentum, what the weights
-were before they were made worse, checkpoint, result."""
-DEVICE_WEIGHT_COPIES = 6
-"""Student, teacher, suspect model, gradient, momentum, what the weights were."""
+WEIGHT_COPIES = 12
+"""On the host: the file's, checkpoint, result, and those of the device."""
+DEVICE_WEIGHT_COPIES = 9
+"""Student, teacher, suspect model, gradient, momentum; and where weights are made worse, its
+gradient, what they were, and two of the way there."""
 LIVE_LAYERS = 2
 """Layers' inputs and outputs that are there at a time beside what the backward pass keeps."""
 

@@ -66,6 +66,7 @@ class HardenedStep(SharpnessAwareStep):
             step.precision,
             step.group,
             ascent_share=hardening.ascent_share,
+            least_ascent_images=hardening.least_ascent_images,
         )
         self.step = step
         self.hardening = hardening
@@ -127,9 +128,9 @@ class HardenedStep(SharpnessAwareStep):
         changed = self._with_triggers(images[mine], labels[:many], size)
         everywhere = torch.zeros_like(images)
         everywhere[mine] = changed
-        few = self.group.first(everywhere, size, count)
-        self._changed = few[self._mine(few, count, many)]
-        output = super().at_weights(images, labels, count)
+        first, first_changed = self.group.first([images, everywhere], size, count)
+        self._changed = first_changed[self._mine(first, count, many)]
+        output = self(first, labels[:count])
         self._changed = changed
         return output
 
@@ -148,7 +149,7 @@ class HardenedStep(SharpnessAwareStep):
         return torch.arange(size, device=images.device)[self.group.share(size)] < count
 
     def _with_triggers(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
-        """The same in both passes of a step: only the weights differ.
+        """The same in both passes of a step: an image's trigger is drawn once.
 
         Args:
             images: This process's.

@@ -34,7 +34,8 @@ class SharpnessAwareStep(Step):
     Args:
         rho: How far, in multiples of the weights; 0: the gradient is that at w.
         ascent_share: Of each batch, the first images, by which g is found; in (0, 1]. The figures
-            that a step returns are theirs.
+            that a step returns are theirs, and so are the running statistics.
+        least_ascent_images: By so many at least.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class SharpnessAwareStep(Step):
         group: Group = ALONE,
         *,
         ascent_share: float = 1.0,
+        least_ascent_images: int = 2,
     ) -> None:
         super().__init__(network, precision, group)
         self.rho = rho
         self.ascent_share = ascent_share
+        self.least_ascent_images = least_ascent_images
 
     def gradients(self, output: StepOutput, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """Those of the losses, one a parameter; None where a loss does not reach it."""
@@ -62,10 +65,12 @@ class SharpnessAwareStep(Step):
             labels: As of a call, of the whole batch.
             count: Of the whole batch.
         """
-        return self(self.group.first(images, len(labels), count), labels[:count])
+        (first,) = self.group.first([images], len(labels), count)
+        return self(first, labels[:count])
 
     def backward(self, images: Tensor, labels: Tensor) -> StepOutput:
-        count = part_of(len(labels), self.ascent_share if self.rho else 1.0)
+        share = self.ascent_share if self.rho else 1.0
+        count = part_of(len(labels), share, self.least_ascent_images)
         output = self.at_weights(images, labels, count)
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         found = self.gradients(output, parameters)
@@ -102,9 +107,9 @@ class SharpnessAwareStep(Step):
         return [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
 
 
-def part_of(size: int, share: float) -> int:
-    """How many images are a share of a batch: two at least, if there are."""
-    return min(size, max(FEWEST, round(share * size)))
+def part_of(size: int, share: float, least: int = FEWEST) -> int:
+    """How many images are a share of a batch: so many at least, if there are."""
+    return min(size, max(least, round(share * size)))
 
 
 @torch.no_grad()

@@ -79,22 +79,24 @@ class Group:
         del rows  # the share is the whole
         return list(shares)
 
-    def first(self, share: Tensor, rows: int, count: int) -> Tensor:
-        """This process's share of the first rows of a whole batch. Not differentiable.
+    def first(self, shares: Sequence[Tensor], rows: int, count: int) -> list[Tensor]:
+        """This process's shares of the first rows of whole batches, for what needs no gradient.
 
         Args:
-            share: [share of rows, ...].
-            rows: Of the whole batch.
+            shares: Each [share of rows, ...]; of all in one message.
+            rows: Of a whole batch.
             count: Of the first ones.
+
+        Returns:
+            Each [share of count, ...].
 
         Raises:
             ProcessLost: Another process of the run has ended.
         """
         if count == rows:
-            return share
+            return list(shares)
         with torch.no_grad():
-            (whole,) = self.gather([share], rows)
-        return whole[:count][self.share(count)]
+            return [whole[:count][self.share(count)] for whole in self.gather(shares, rows)]
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Makes a tensor the sum of everybody's, in place, and returns it.

@@ -205,10 +205,22 @@ def test_runs_from_before_the_student_went_back_are_none_of_the_default() -> Non
 
     assert json.loads(renewed(new))["method"] == method
     assert json.loads(renewed(old))["method"] == {**method, "suspect_share": 0}
-    older = json.loads(new)
-    del older["method"]["hardening"]["ascent_share"]
-    whole = {**method["hardening"], "ascent_share": 1.0}
-    assert json.loads(renewed(json.dumps(older)))["method"]["hardening"] == whole
     published = {"name": "argd", "preset": "paper"}
     as_now = METHOD_ADAPTER.validate_python(published).model_dump(mode="json")
     assert json.loads(renewed(json.dumps({"method": published})))["method"] == as_now
+
+
+@pytest.mark.parametrize("name", ["argd", "auto"])
+def test_runs_from_before_parts_of_batches_told_used_all_of_them(name: str) -> None:
+    method = METHOD_ADAPTER.validate_python({"name": name}).model_dump(mode="json")
+    older = json.loads(json.dumps(method))
+    of_default = older if name == "argd" else older["argd"]
+    for hardening in ("hardening", "student_hardening"):
+        del of_default[hardening]["ascent_share"]
+
+    again = json.loads(renewed(json.dumps({"method": older})))["method"]
+
+    assert json.loads(renewed(json.dumps({"method": method})))["method"] == method
+    found = again if name == "argd" else again["argd"]
+    for hardening in ("hardening", "student_hardening"):
+        assert found[hardening] == {**of_default[hardening], "ascent_share": 1.0}

@@ -7,6 +7,7 @@ from sanitizer.cost.workload import (
     Workload,
     retunings,
     training_work,
+    tried_images,
 )
 from sanitizer.events import Stage
 from sanitizer.methods.plan import TrainingStage, plan
@@ -67,6 +68,14 @@ def test_stages_of_a_method_are_those_that_it_runs(method: MethodConfig) -> None
         for work in training_work(method, 100)
     ]
     assert found == expected
+
+
+def test_work_of_a_stage_is_what_goes_through_the_network() -> None:
+    *_, trained, going_back = plan(ArgdConfig())
+    assert isinstance(trained, TrainingStage)
+    assert trained.work(100) == 2500 * 2 * trained.relative_cost  # an epoch has no fewer images
+    assert trained.work(3000) == 3000 * 2 * trained.relative_cost
+    assert going_back.work(2500) == tried_images(ArgdConfig(), 2500) > 0
 
 
 def test_every_method_is_compared_with_what_it_runs() -> None:

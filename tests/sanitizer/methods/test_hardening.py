@@ -34,6 +34,7 @@ METHOD = {
     "student_hardening": {
         "rho": 0.5,
         "ascent_share": 0.3,
+        "least_ascent_images": 4,
         "random_triggers": True,
         "found_share": 0.5,
         "trigger_candidates": 3,
@@ -149,7 +150,8 @@ def test_random_triggers_are_new_in_each_step_and_the_same_at_worse_weights() ->
 def test_a_part_of_the_batch_tells_where_weights_are_worse(ascent_share: float, count: int) -> None:
     network, twin = in_doubles(), in_doubles()
     settings = {"random_triggers": True, "perturbed_share": 0.5, "perturbed_weight": 0.7}
-    step = hardened(network, rho=1.0, ascent_share=ascent_share, **settings)
+    ascent = {"rho": 1.0, "ascent_share": ascent_share, "least_ascent_images": 2}
+    step = hardened(network, **ascent, **settings)
     images, labels = batch(8)
     drawn = make_generator(0, "test", "triggers", 0, 0)
     changed, _ = with_random_triggers(images[:4], drawn, torch.ones(4, dtype=torch.bool), PICTURES)
@@ -180,8 +182,14 @@ def test_a_part_of_the_batch_tells_where_weights_are_worse(ascent_share: float, 
         assert torch.equal(value, kept)
 
 
-def test_a_part_of_a_batch_has_no_fewer_than_two_images() -> None:
+def test_a_part_of_a_batch_has_no_fewer_images_than_it_must() -> None:
     assert [part_of(size, 0.25) for size in (1, 2, 5, 8, 30)] == [1, 2, 2, 2, 8]
+    assert [part_of(size, 0.25, 32) for size in (4, 64, 196, 256)] == [4, 32, 49, 64]
+
+
+def test_few_images_are_not_parted() -> None:
+    step = hardened(in_doubles(), rho=1.0, ascent_share=0.25, random_triggers=True)
+    assert len(step.backward(*batch(8)).logits) == 8
 
 
 def test_a_part_of_each_batch_costs_less_than_all_of_it() -> None:

@@ -52,13 +52,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "hardening": {
             "rho": 0.5,
             "ascent_share": 0.6,
+            "least_ascent_images": 2,
             "perturbation": 20,
             "perturbed_share": 0.3,
             "random_triggers": True,
         },
         "student_hardening": {
             "rho": 0.5,
-            "ascent_share": 0.2,
+            "ascent_share": 0.05,  # of three processes one has none
+            "least_ascent_images": 2,
             "perturbation": 20,
             "perturbed_share": 0.3,
             "random_triggers": True,

@@ -161,6 +161,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
                 "hardening": {
                     "rho": 2.0,
                     "ascent_share": 0.25,
+                    "least_ascent_images": 32,
                     "perturbation": 0.0,
                     "perturbed_share": 0.375,
                     "perturbed_weight": 0.5,
@@ -171,6 +172,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
                 "student_hardening": {
                     "rho": 2.0,
                     "ascent_share": 0.25,
+                    "least_ascent_images": 32,
                     "perturbation": 0.0,
                     "perturbed_share": 0.375,
                     "perturbed_weight": 0.5,
