@@ -89,6 +89,7 @@ class Bench:
         found: Triggers that the suspect model falls for, for methods that use them.
         suspect: A copy of the suspect model, for methods that need it beside those they train.
         scale: Of learning rates and of what goes with them; see `TrainingStage.backs_off`.
+        is_easy: Whether the suspect model gets nearly all images right.
     """
 
     student: nn.Module
@@ -101,6 +102,7 @@ class Bench:
     found: FoundTriggers | None = None
     suspect: nn.Module | None = None
     scale: float = 1.0
+    is_easy: bool = False
 
 
 @dataclass(frozen=True)
@@ -430,6 +432,9 @@ def _going_back(config: ArgdConfig) -> ChangingStage:
     def change(bench: Bench, images: ImageSet, tell: Callable[[int], None]) -> Mapping[str, float]:
         if bench.suspect is None or bench.found is None:
             raise RuntimeError("there is no suspect model to go back to, or it was not searched")
+        if bench.is_easy:
+            # Little was lost, and so there is little to have back.
+            return {"gone": 0.0, "regained": 0.0}
         return go_back(
             bench.student,
             bench.suspect,

@@ -9,6 +9,7 @@ import torch
 
 from sanitizer.data.loader import Batches
 from sanitizer.errors import TrainingDiverged
+from sanitizer.evaluation.augmentation import EASY
 from sanitizer.events import MetricEvent
 from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, ChangingStage, TrainingStage, plan
@@ -43,6 +44,7 @@ def run_method(run: Run, method: SingleMethodConfig) -> None:
         run.trained_on,
         seek(run) if isinstance(method, ArgdConfig) and method.searches else None,
         deepcopy(run.network) if isinstance(method, ArgdConfig) and method.asks_suspect else None,
+        is_easy=_accuracy_before(run) >= EASY,
     )
     for role, weights in run.state.networks.items():
         getattr(bench, role).load_state_dict(weights)
@@ -54,6 +56,13 @@ def run_method(run: Run, method: SingleMethodConfig) -> None:
                     _train(run, stage, bench)
                 case ChangingStage():
                     _change(run, stage, bench)
+
+
+def _accuracy_before(run: Run) -> float:
+    """Of the model as it came."""
+    if run.state.before is None:
+        raise RuntimeError("the suspect model is measured before anything is trained")
+    return run.state.before.accuracy.value
 
 
 def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
@@ -215,16 +224,14 @@ class _Hooks(LoopHooks):
         self.run.journal.emit(MetricEvent(stage=self.stage.stage, epoch=epoch, values=figures))
 
     def _check_kept(self, epoch: int, accuracy: float) -> None:
-        before = self.run.state.before
-        if before is None:
-            raise RuntimeError("the suspect model is measured before anything is trained")
+        before = _accuracy_before(self.run)
         is_last = epoch == self.stage.training.epochs
-        least = (LEAST_KEPT_IN_THE_END if is_last else LEAST_KEPT) * before.accuracy.value
+        least = (LEAST_KEPT_IN_THE_END if is_last else LEAST_KEPT) * before
         if accuracy < least:
             raise AccuracyLost(
                 f"In epoch {epoch} the {self.stage.subject or self.stage.trains} got "
                 f"{100 * accuracy:.1f}% of the images right, where the model as it came has "
-                f"{100 * before.accuracy.value:.1f}%."
+                f"{100 * before:.1f}%."
             )
 
     def wants_checkpoint(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sanitizer.evaluation.augmentation import EASY
 from sanitizer.events import Event, MetricEvent, ProgressEvent, StageEvent
 from sanitizer.pipeline import sanitize
 from sanitizer.spec import SanitizeSpec
@@ -52,6 +53,20 @@ def test_the_search_is_a_stage_before_the_training_and_says_what_misleads(tmp_pa
     assert dict(told.values) == dict(record.values)
     fractions = [event.fraction for event in events if isinstance(event, ProgressEvent)]
     assert fractions == sorted(fractions)
+
+
+@pytest.mark.parametrize(("easy", "goes"), [(0.99, True), (EASY, False)])
+def test_nobody_goes_back_where_the_task_is_easy(
+    easy: float, goes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sanitizer.stages.train.EASY", easy)
+    events: list[Event] = []
+    report = sanitize(spec_for(tmp_path / "in"), tmp_path / "out", tmp_path / "w", events.append)
+
+    assert EASY <= report.before.accuracy.value < 0.99
+    record = next(stage for stage in report.stages if stage.stage == "go_back")
+    # How far, or what would have come back on the shortest way.
+    assert any(record.values.values()) == goes
 
 
 def test_nobody_searches_where_no_share_is_asked_for(tmp_path: Path) -> None:
