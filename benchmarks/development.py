@@ -99,42 +99,30 @@ ATTACKS: Mapping[str, Development] = {
     ),
 }
 
+
+def _both(**hardening: float | bool) -> Mapping[str, Any]:
+    """The same of teacher and student."""
+    return {"hardening": hardening, "student_hardening": hardening}
+
+
 _NO_GRAPH = {"node_scale": 0, "edge_weight": 0, "embedding_weight": 0}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "paper": {"preset": "paper"},
     "no worse weights": {"hardening": {"rho": 0}, "student_hardening": {"rho": 0}},
-    "no random triggers": {
-        "hardening": {"random_triggers": False},
-        "student_hardening": {"random_triggers": False},
-    },
+    "no random triggers": _both(random_triggers=False),
     "no random triggers for the student": {"student_hardening": {"random_triggers": False}},
     "a perturbation too": {"hardening": {"perturbation": 9.2}},
     "a perturbation instead": {
         "hardening": {"perturbation": 9.2, "random_triggers": False},
         "student_hardening": {"random_triggers": False},
     },
-    "nothing sought": {
-        "hardening": {"found_share": 0},
-        "student_hardening": {"found_share": 0},
-    },
-    "nothing chosen": {
-        "hardening": {"trigger_candidates": 1},
-        "student_hardening": {"trigger_candidates": 1},
-    },
-    "neither": {
-        "hardening": {"found_share": 0, "trigger_candidates": 1},
-        "student_hardening": {"found_share": 0, "trigger_candidates": 1},
-    },
+    "nothing sought": _both(found_share=0),
+    "nothing chosen": _both(trigger_candidates=1),
+    "neither": _both(found_share=0, trigger_candidates=1),
     "student not hardened": {"student_hardening": {"rho": 0}},
-    "all of a batch for the ascent": {
-        "hardening": {"ascent_share": 1},
-        "student_hardening": {"ascent_share": 1},
-    },
-    "a quarter changed": {
-        "hardening": {"perturbed_share": 0.25, "perturbed_weight": 0.25},
-        "student_hardening": {"perturbed_share": 0.25, "perturbed_weight": 0.25},
-    },
+    "all of a batch for the ascent": _both(ascent_share=1),
+    "a quarter changed": _both(perturbed_share=0.25, perturbed_weight=0.25),
     "no smoothing": {"label_smoothing": 0},
     "small batches": {"teacher": {"batch_size": 64}, "student": {"batch_size": 64}},
     "classifier shift": {"classifier_shift": 0.01},

@@ -4,8 +4,8 @@ minimisation (ASAM, Kwon et al., ICML 2021, arXiv 2102.11600).
 A weight is moved in proportion to its size, and neurons that a backdoor needs tend to have large
 weights (FT-SAM, Zhu et al., ICCV 2023, arXiv 2304.11823).
 
-Where weights are worse can be found by a part of the batch, at a part of the cost (Du et al., ICLR
-2022, arXiv 2110.03141).
+Where weights are worse can be found by a part of the batch, at a part of the cost; Du et al. (ICLR
+2022, arXiv 2110.03141) take a part for the descent.
 """
 
 from collections.abc import Sequence
