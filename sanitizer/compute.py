@@ -2,7 +2,9 @@
 
 import ctypes
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.utils.deterministic
@@ -52,11 +54,22 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself; where it does not, float32 is faster."""
+    """Whether the device multiplies bfloat16 itself, faster than float32.
+
+    Intel's vector units know the instruction (AVX512_BF16) and are a third slower with it than with
+    float32; only its matrix units (AMX) gain, which a virtual machine may hide. See
+    docs/performance.md.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return _multiplies_bfloat16(torch.cpu.get_capabilities())
+
+
+def _multiplies_bfloat16(capabilities: Mapping[str, Any]) -> bool:
+    """Likewise, of what torch says of a CPU."""
+    if capabilities.get("amx_bf16") or capabilities.get("bf16"):
+        return True
+    return bool(capabilities.get("avx512_bf16")) and "Intel" not in capabilities.get("cpu_name", "")
 
 
 def computing_in(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:

@@ -21,6 +21,24 @@ def test_auto_takes_bfloat16_where_the_processor_multiplies_it() -> None:
     assert (chosen == torch.bfloat16) == compute.has_bfloat16(CPU)
 
 
+@pytest.mark.parametrize(
+    ("name", "features", "faster"),
+    [
+        ("AMD EPYC", {"avx512_bf16"}, True),
+        ("Intel Xeon", {"avx512_bf16"}, False),
+        ("Intel Xeon", {"avx512_bf16", "amx_bf16"}, True),
+        ("Neoverse-V1", {"bf16"}, True),
+        ("AMD EPYC", {"avx2"}, False),
+    ],
+)
+def test_bfloat16_counts_where_it_is_faster(
+    name: str, features: set[str], faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capabilities = {"cpu_name": name, **dict.fromkeys(features, True)}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert compute.has_bfloat16(CPU) == faster
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_cuda_is_refused_where_there_is_none() -> None:
     with pytest.raises(DeviceUnavailable, match="Ask for cpu or auto"):
