@@ -7,7 +7,7 @@ from sanitizer.data.image_set import ImageSet
 from sanitizer.data.splits import draw
 from sanitizer.evaluation.metrics import attack_success_rate
 from sanitizer.evaluation.predict import predict
-from sanitizer.methods.random_triggers import put_on
+from sanitizer.methods.random_triggers import put_each_on_all
 from sanitizer.methods.trigger_search import FoundTriggers
 from sanitizer.randomness import derive_seed
 from sanitizer.report.model import Proportion
@@ -50,11 +50,11 @@ def rates_of_strongest(
         target = int(found.kinds[kind].targets[place])
         if (labels == target).all():
             continue
+        numbers = tuple(each[[place]] for each in found.kinds[kind].numbers)
         answers = []
         for start in range(0, len(clean), AT_ONCE):
             part = clean[start : start + AT_ONCE]
-            numbers = tuple(each[[place] * len(part)] for each in found.kinds[kind].numbers)
-            changed = 255 * put_on(part, kind, numbers, pictures)
+            changed = 255 * put_each_on_all(part, kind, numbers, pictures)
             answers.append(predict(network, changed.round().to(torch.uint8), device))
         rates.append(((kind, place), attack_success_rate(torch.cat(answers), labels, target)))
     return rates

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from sanitizer.compute import computing_in
 from sanitizer.data.image_set import ImageSet
-from sanitizer.methods.random_triggers import Numbers, put_on
+from sanitizer.methods.random_triggers import Numbers, put_each_on_all
 
 AT_ONCE = 256
 """Images with triggers that go through a network together."""
@@ -69,8 +69,7 @@ class Panel:
         for start in range(0, len(numbers[0]), at_once):
             some = tuple(each[start : start + at_once] for each in numbers)
             count = len(some[0])
-            each_on_all = tuple(part.repeat_interleave(len(images), dim=0) for part in some)
-            changed = put_on(images.repeat(count, 1, 1, 1), kind, each_on_all, self.pictures)
+            changed = put_each_on_all(images, kind, some, self.pictures)
             with computing_in(self.precision, device):
                 logits: Tensor = network(changed)
             chances = logits.float().softmax(dim=1).view(count, len(images), -1)

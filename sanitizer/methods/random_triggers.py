@@ -53,6 +53,8 @@ Shape = tuple[int, ...]
 Numbers = tuple[Tensor, ...]
 """What triggers of one kind are made from: uniform in [0, 1], [n, ...] each. There is nothing else
 to know of a trigger, and numbers near to these make a trigger near to it."""
+Marks = tuple[Tensor, ...]
+"""What triggers of one kind look like, [n, ...] each: see `_marked`."""
 MOST_PICTURES = 256
 """Enough to be strange to each other; of 224 x 224 they are 37 MiB."""
 
@@ -72,10 +74,15 @@ def pictures_of(images: ImageSet, seed: int) -> Tensor:
 class Near(Protocol):
     """Triggers that some of the random ones are to be near to."""
 
-    def replaced(self, kind: int, numbers: Numbers, generator: torch.Generator) -> Numbers:
-        """The numbers of random triggers, some of them moved to where others are.
+    def replaced(
+        self, kind: int, numbers: Numbers, wanted: Tensor, generator: torch.Generator
+    ) -> Numbers:
+        """The numbers of some of these random triggers, some of them moved to where others are.
 
-        Draws the same for any numbers.
+        Draws the same for any numbers, whichever are wanted.
+
+        Args:
+            wanted: Their places, int64.
         """
         ...
 
@@ -100,18 +107,20 @@ def with_random_triggers(
         A new tensor of the same shape, type and device, in [0, 1]; and the kind of each image's
         trigger, int64 [n], where the images are.
     """
-    rows = rows.cpu()
-    kinds = _kinds(len(rows), generator)[rows]
+    mine = rows.cpu().nonzero()[:, 0]
+    kinds = _kinds(len(rows), generator)[mine]
     result = images.clone()
     for kind in range(KINDS):
         numbers = draw_numbers(kind, len(rows), images.shape[1:], generator)
-        if near is not None:
-            numbers = near.replaced(kind, numbers, generator)
-        mine = kinds == kind
-        if mine.any():
-            places = mine.nonzero()[:, 0].to(images.device)
-            of_mine = tuple(each[rows][mine] for each in numbers)
-            result[places] = put_on(images[places], kind, of_mine, pictures)
+        places = (kinds == kind).nonzero()[:, 0]
+        wanted = mine[places]
+        if near is None:
+            numbers = tuple(each[wanted] for each in numbers)
+        else:
+            numbers = near.replaced(kind, numbers, wanted, generator)
+        if len(places):
+            places = places.to(images.device)
+            result[places] = put_on(images[places], kind, numbers, pictures)
     return result, kinds.to(images.device)
 
 
@@ -127,9 +136,25 @@ def put_on(images: Tensor, kind: int, numbers: Numbers, pictures: Tensor) -> Ten
     Returns:
         [n, C, H, W], in [0, 1].
     """
-    moved = [each.to(images.device, images.dtype) for each in numbers]
-    make = (_with_gratings, _with_veils, _with_reflections, _with_patches, _warped)[kind]
-    return make(images, moved, pictures).clamp(0, 1)
+    return _marked(images, kind, _marks(kind, numbers, pictures, images))
+
+
+def put_each_on_all(images: Tensor, kind: int, numbers: Numbers, pictures: Tensor) -> Tensor:
+    """Puts each of some triggers of one kind on all images.
+
+    Args:
+        images: [n, C, H, W], in [0, 1].
+        kind: Of all of them.
+        numbers: As of `put_on`, for m triggers.
+        pictures: As of `with_random_triggers`.
+
+    Returns:
+        [m * n, C, H, W], in [0, 1]: the images with the first trigger, with the second and so on.
+    """
+    marks = _marks(kind, numbers, pictures, images)
+    count, size = len(numbers[0]), len(images)
+    on_all = tuple(each.repeat_interleave(size, dim=0) for each in marks)
+    return _marked(images.repeat(count, 1, 1, 1), kind, on_all)
 
 
 def draw_numbers(
@@ -182,35 +207,74 @@ def _some_of(pictures: Tensor, which: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored < 0.5, picked.flip(3), picked)
 
 
-def _with_gratings(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) -> Tensor:
-    """Grey waves of any direction, added."""
+def _marks(kind: int, numbers: Numbers, pictures: Tensor, images: Tensor) -> Marks:
+    """What triggers look like, whatever they are put on.
+
+    Args:
+        numbers: Of m triggers.
+        images: Of the size, type and device that are wanted.
+
+    Returns:
+        As `_marked` takes them, of m triggers.
+    """
+    moved = [each.to(images.device, images.dtype) for each in numbers]
+    if kind == VEIL:
+        # As long as numbers are where they were drawn nobody has to wait for a GPU to tell.
+        return _veils(moved, _points(numbers[1]), pictures, images)
+    make = {GRATING: _gratings, REFLECTION: _reflections, PATCH: _patches, WARP: _warps}[kind]
+    return make(moved, pictures, images)
+
+
+def _marked(images: Tensor, kind: int, marks: Marks) -> Tensor:
+    """Images with triggers of a kind on."""
+    if kind == VEIL:
+        share, veil = marks
+        changed = (1 - share) * images + share * veil
+    elif kind == PATCH:
+        inside, patch = marks
+        changed = torch.where(inside, patch, images)
+    elif kind == WARP:
+        changed = functional.grid_sample(images, marks[0], align_corners=True)
+    else:
+        changed = images + marks[0]
+    return changed.clamp(0, 1)
+
+
+def _gratings(numbers: Sequence[Tensor], _pictures: Tensor, images: Tensor) -> Marks:
+    """Grey waves of any direction, to be added."""
     height, width = images.shape[2:]
     down, across = _places(height, width, images)
     amplitude, cycles, angle, phase = numbers
     angle, phase = math.pi * angle, 2 * math.pi * phase
     along = across * torch.cos(angle) + down * torch.sin(angle)
     waves = torch.sin(2 * math.pi * _scaled(cycles, 1.0, MOST_CYCLES) * along + phase)
-    return images + _scaled(amplitude, *AMPLITUDES) * waves
+    return (_scaled(amplitude, *AMPLITUDES) * waves,)
 
 
-def _with_veils(images: Tensor, numbers: Sequence[Tensor], pictures: Tensor) -> Tensor:
-    """With noise blended in, fine or smooth, or with a picture."""
+def _points(what: Tensor) -> Tensor:
+    """Of veils, points of a side of the grid that smooth noise is stretched from, [n]; of those
+    that are not smooth noise, more than `SMOOTHEST`."""
+    return 1 + (what.flatten() * (SMOOTHEST / SMOOTH_SHARE)).long()
+
+
+def _veils(numbers: Sequence[Tensor], points: Tensor, pictures: Tensor, images: Tensor) -> Marks:
+    """Noise to be blended in, fine or smooth, or a picture; and how much of it."""
     share, what, noise, which, mirrored = numbers
-    share = _scaled(share, *SHARES)
     veil = torch.where(what < 0.5, noise, _some_of(pictures, which, mirrored))
-    points = 1 + (what * (SMOOTHEST / SMOOTH_SHARE)).long()
     for side in range(1, SMOOTHEST + 1):
-        smooth = functional.interpolate(
-            noise[:, :, :side, :side],
-            size=images.shape[2:],
-            mode="bicubic",
-            align_corners=side > 1,
-        )
-        veil = torch.where(points == side, smooth.clamp(0, 1), veil)
-    return (1 - share) * images + share * veil
+        places = (points == side).nonzero()[:, 0].to(images.device)
+        if len(places):
+            smooth = functional.interpolate(
+                noise[places, :, :side, :side],
+                size=images.shape[2:],
+                mode="bicubic",
+                align_corners=side > 1,
+            )
+            veil[places] = smooth.clamp(0, 1)
+    return _scaled(share, *SHARES), veil
 
 
-def _with_reflections(images: Tensor, numbers: Sequence[Tensor], pictures: Tensor) -> Tensor:
+def _reflections(numbers: Sequence[Tensor], pictures: Tensor, images: Tensor) -> Marks:
     """Pictures as a pane of glass adds them: doubled, or out of focus."""
     height, width = images.shape[2:]
     brightness, which, mirrored, far_down, far_across, share, in_focus = numbers
@@ -221,7 +285,7 @@ def _with_reflections(images: Tensor, numbers: Sequence[Tensor], pictures: Tenso
     )
     rows = (torch.arange(height, device=images.device) - down).clamp(min=0)
     columns = (torch.arange(width, device=images.device) - across).clamp(min=0)
-    first = torch.arange(len(images), device=images.device)[:, None, None]
+    first = torch.arange(len(sharp), device=images.device)[:, None, None]
     ghost = sharp.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]]
     share = GHOST_SHARE * share
     doubled = (1 - share) * sharp + share * ghost.permute(0, 3, 1, 2)
@@ -229,11 +293,11 @@ def _with_reflections(images: Tensor, numbers: Sequence[Tensor], pictures: Tenso
     for _ in range(2):
         blurred = functional.avg_pool2d(blurred, 3, stride=1, padding=1, count_include_pad=False)
     added = torch.where(in_focus < 0.5, doubled, blurred)
-    return images + _scaled(brightness, *BRIGHTNESS) * added
+    return (_scaled(brightness, *BRIGHTNESS) * added,)
 
 
-def _with_patches(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) -> Tensor:
-    """With a square of noise or of one colour, anywhere."""
+def _patches(numbers: Sequence[Tensor], _pictures: Tensor, images: Tensor) -> Marks:
+    """Squares of noise or of one colour, anywhere: where they are, and what."""
     height, width = images.shape[2:]
     side, top, left, noise, colour, is_noise = numbers
     shorter = min(height, width)
@@ -243,11 +307,11 @@ def _with_patches(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) 
     rows = torch.arange(height, device=images.device)[None, None, :, None]
     columns = torch.arange(width, device=images.device)[None, None, None, :]
     inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
-    return torch.where(inside, torch.where(is_noise < 0.5, noise, colour), images)
+    return inside, torch.where(is_noise < 0.5, noise, colour)
 
 
-def _warped(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) -> Tensor:
-    """Bent by a smooth field."""
+def _warps(numbers: Sequence[Tensor], _pictures: Tensor, images: Tensor) -> Marks:
+    """Where each pixel comes from, by a smooth field."""
     height, width = images.shape[2:]
     coarse, strength = numbers
     field = functional.interpolate(
@@ -258,8 +322,7 @@ def _warped(images: Tensor, numbers: Sequence[Tensor], _pictures: Tensor) -> Ten
     field = field * 2 * max(FARTHEST, 1 / min(height, width)) * strength
     down, across = _places(height, width, images)
     grid = torch.stack([2 * across - 1, 2 * down - 1], dim=-1)
-    places = (grid + field.permute(0, 2, 3, 1)).clamp(-1, 1)
-    return functional.grid_sample(images, places, align_corners=True)
+    return ((grid + field.permute(0, 2, 3, 1)).clamp(-1, 1),)
 
 
 def _places(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,21 +91,27 @@ class FoundTriggers:
         """The same, for another share."""
         return FoundTriggers(self.kinds, share)
 
-    def replaced(self, kind: int, numbers: Numbers, generator: torch.Generator) -> Numbers:
-        """The numbers of random triggers, of which a share is moved near to what was found.
+    def replaced(
+        self, kind: int, numbers: Numbers, wanted: Tensor, generator: torch.Generator
+    ) -> Numbers:
+        """The numbers of some of these random triggers, a share moved near to what was found.
 
         To one that misleads twice as much, four times as many. Of kinds that are not sought they
-        stay as they are.
+        stay as they are. Draws the same for any numbers, whichever are wanted.
+
+        Args:
+            wanted: Their places, int64.
         """
         if kind not in self.kinds:
-            return numbers
+            return tuple(each[wanted] for each in numbers)
         found, size = self.kinds[kind], len(numbers[0])
-        moved = torch.rand(size, generator=generator) < self.share
+        moved = torch.rand(size, generator=generator)[wanted] < self.share
         weights = found.rates.square().clamp(min=1e-9)
-        places = torch.multinomial(weights, size, replacement=True, generator=generator)
-        near = _changed(tuple(each[places] for each in found.numbers), NEARNESS, generator)
+        places = torch.multinomial(weights, size, replacement=True, generator=generator)[wanted]
+        parents = tuple(each[places] for each in found.numbers)
+        near = _changed(parents, NEARNESS, generator, (size, wanted))
         return tuple(
-            torch.where(moved.view(-1, *[1] * (new.dim() - 1)), new, old)
+            torch.where(moved.view(-1, *[1] * (new.dim() - 1)), new, old[wanted])
             for new, old in zip(near, numbers, strict=True)
         )
 
@@ -190,14 +196,24 @@ def _best(rates: Tensor, targets: Tensor) -> Tensor:
     return rates[:, targets].topk(min(SEEK_PARENTS, len(rates)), dim=0).indices.T.flatten()
 
 
-def _changed(numbers: Numbers, spread: float, generator: torch.Generator) -> Numbers:
-    """Numbers near to these: some of them moved, within [0, 1]."""
+def _changed(
+    numbers: Numbers,
+    spread: float,
+    generator: torch.Generator,
+    among: tuple[int, Tensor] | None = None,
+) -> Numbers:
+    """Numbers near to these: some of them moved, within [0, 1].
+
+    Args:
+        among: Draws for so many triggers, among which these are at those places.
+    """
+    size, places = among or (len(numbers[0]), slice(None))
     changed = []
     for each in numbers:
         ones = [1] * (each.dim() - 1)
-        moved = torch.rand(len(each), *ones, generator=generator) < MOVED
-        shift = spread * (2 * torch.rand(each.shape, generator=generator) - 1)
-        there = each + torch.where(moved, shift, 0)
+        moved = torch.rand(size, *ones, generator=generator)[places] < MOVED
+        there = torch.rand(size, *each.shape[1:], generator=generator)[places]
+        there = each + torch.where(moved, spread * (2 * there - 1), 0)
         # What would lie outside is reflected: angles and phases lose nothing by it.
         changed.append(1 - (1 - there.abs()).abs())
     return tuple(changed)

@@ -15,6 +15,7 @@ from sanitizer.methods.random_triggers import (
     WARP,
     draw_numbers,
     pictures_of,
+    put_each_on_all,
     put_on,
     with_random_triggers,
 )
@@ -201,3 +202,14 @@ def test_the_same_seed_gives_the_same_and_another_another() -> None:
     first, same, other = (changed_by(grey(), seed=s) for s in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("kind", range(KINDS))
+def test_each_trigger_on_all_images_is_each_on_each(kind: int) -> None:
+    images = torch.rand(3, 3, 9, 6, generator=generator(1))
+    pictures = torch.randint(256, (7, 3, 9, 6), dtype=torch.uint8, generator=generator(2))
+    numbers = draw_numbers(kind, 40, (3, 9, 6), generator(3))
+    together = put_each_on_all(images, kind, numbers, pictures).view(40, 3, 3, 9, 6)
+    for place in range(40):
+        of_one = tuple(each[[place] * 3] for each in numbers)
+        assert torch.equal(together[place], put_on(images, kind, of_one, pictures))

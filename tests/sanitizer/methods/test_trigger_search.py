@@ -129,7 +129,7 @@ def test_a_share_of_random_triggers_is_near_to_what_was_found() -> None:
     found = found_in(FallsForStripes()).for_share(0.5)
     drawn = draw_numbers(GRATING, 400, IMAGES.shape, make_generator(2))
 
-    moved = found.replaced(GRATING, drawn, make_generator(3))
+    moved = found.replaced(GRATING, drawn, torch.arange(400), make_generator(3))
 
     changed = torch.stack(
         [(new != old).flatten(1).any(dim=1) for new, old in zip(moved, drawn, strict=True)]
@@ -146,7 +146,8 @@ def test_of_no_share_nothing_is_moved() -> None:
     found = found_in(trained()).for_share(0.0)
     for kind in range(KINDS):
         drawn = draw_numbers(kind, 20, IMAGES.shape, make_generator(2))
-        assert all(map(torch.equal, found.replaced(kind, drawn, make_generator(3)), drawn))
+        moved = found.replaced(kind, drawn, torch.arange(20), make_generator(3))
+        assert all(map(torch.equal, moved, drawn))
 
 
 def test_kinds_that_are_pictures_are_drawn_at_random() -> None:
@@ -154,7 +155,20 @@ def test_kinds_that_are_pictures_are_drawn_at_random() -> None:
     drawn = draw_numbers(REFLECTION, 20, IMAGES.shape, make_generator(2))
 
     assert REFLECTION not in found.kinds
-    assert all(map(torch.equal, found.replaced(REFLECTION, drawn, make_generator(3)), drawn))
+    moved = found.replaced(REFLECTION, drawn, torch.arange(20), make_generator(3))
+    assert all(map(torch.equal, moved, drawn))
+
+
+@pytest.mark.parametrize("kind", [GRATING, VEIL, REFLECTION])
+def test_those_that_are_wanted_are_what_they_would_be_among_all(kind: int) -> None:
+    found = found_in(FallsForStripes()).for_share(0.5)
+    drawn = draw_numbers(kind, 20, IMAGES.shape, make_generator(2))
+    wanted = torch.tensor([1, 4, 5, 19])
+
+    some = found.replaced(kind, drawn, wanted, make_generator(3))
+
+    everybody = found.replaced(kind, drawn, torch.arange(20), make_generator(3))
+    assert all(torch.equal(new, old[wanted]) for new, old in zip(some, everybody, strict=True))
 
 
 class FallsForShade(nn.Module):
