@@ -1074,7 +1074,7 @@ class Device(StrEnum):
 class Precision(StrEnum):
     """What the networks compute in while they are trained; weights are kept in float32.
 
-    `auto`: bfloat16 where the processor or the device computes in it natively, else float32.
+    `auto`: bfloat16 where the processor or the device is faster in it, else float32.
     """
 
     AUTO = "auto"

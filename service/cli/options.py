@@ -77,7 +77,7 @@ Precision = Annotated[
     str | None,
     typer.Option(
         help="What training computes in: float32, bfloat16, or auto, which takes bfloat16 where "
-        "the processor has it; auto if left out."
+        "the processor is faster in it; auto if left out."
     ),
 ]
 MetadataPairs = Annotated[

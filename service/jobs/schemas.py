@@ -108,7 +108,7 @@ class JobRequest(Input):
         default=Precision.AUTO,
         description="What the networks compute in while they are trained; weights are kept, and "
         "models measured, as they came. `auto`: bfloat16 where the processor or the device "
-        "computes in it natively, else float32.",
+        "is faster in it, else float32.",
     )
 
     _probe_names = field_validator("probes")(check_probe_names)
