@@ -33,6 +33,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from benchmarks.development import training_images
+from benchmarks.pictures import DIGITS, SIGNS, house_numbers, signs
 from benchmarks.runs import parser_of, prepare_process, tell
 from benchmarks.victims import replace_file, schedule, store
 from sanitizer.attacks.poison import poison, poison_own_class, trigger_for
@@ -102,7 +103,12 @@ DATA: Mapping[str, Data] = {
     "cifar-10 of 20": Data(
         side=20, channels=3, classes=10, trained=12000, epochs=8, batch_size=128
     ),
+    "digits of 20": Data(side=20, channels=1, classes=10, trained=1000, epochs=14, batch_size=64),
+    "signs": Data(side=20, channels=3, classes=len(SIGNS), trained=4000, epochs=16, batch_size=128),
+    "numbers": Data(side=20, channels=3, classes=DIGITS, trained=6000, epochs=14, batch_size=128),
 }
+DRAWN = {"signs": signs, "numbers": house_numbers}
+"""What is learned by its shape, and has no mirror images; see `benchmarks.pictures`."""
 
 POOLS: Mapping[str, range] = {
     "development": range(20_000),
@@ -110,10 +116,14 @@ POOLS: Mapping[str, range] = {
     "second": range(20_000, 40_000),
     "trial": range(20_000, 40_000),
     "larger": range(20_000),
+    "larger second": range(20_000, 40_000),
+    "larger third": range(20_000, 40_000),
     "larger trial": range(20_000, 40_000),
 }
 """Of CIFAR-10's training file: what the models of a split are trained on."""
 SEARCHED, MEASURED = range(40_000, 45_000), range(45_000, 50_000)
+DRAWN_SEARCHED = 800
+"""Of images that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +254,7 @@ def training_of(cell: Cell) -> Training:
         momentum=0.9,
         weight_decay=5e-4,
         crop_padding=1,
-        horizontal_flip=data.channels == 3,
+        horizontal_flip=data.channels == 3 and cell.data not in DRAWN,
         cutout_size=0,
     )
 
@@ -285,7 +295,8 @@ def backdoor_of(cell: Cell, attempt: int) -> Backdoor:
             amplitude = float(generator.choice([30, 40] if grey else [40, 50])) + 10 * attempt
             frequency = float(generator.choice([1, 2, 3]))
             probe = SinusoidProbe(target_class=target, amplitude=amplitude, frequency=frequency)
-            if grey:  # digits are learned by their shapes, whatever stripes say of right labels
+            # Shapes are learned, whatever stripes say of right labels.
+            if grey or cell.data in DRAWN:
                 return Backdoor(probe, fraction)
             return Backdoor(probe, 0.8 if data.classes == 10 else 0.5, own_class=True)
         case "warp":
@@ -313,10 +324,17 @@ class Parts:
 def parts_of(case: Case, shared: Path, work: Path) -> Parts:
     """What a model is trained on, searched with, and measured on."""
     seed, data = case.cell.seed, DATA[case.cell.data]
-    if case.cell.data == "digits":
+    if case.cell.data.startswith("digits"):
         images, labels = digits(data.side)
         order = torch.randperm(len(labels), generator=make_generator(seed, "digits")).numpy()
         places = np.split(order, [data.trained, data.trained + 397])
+        return Parts(*(ImageSet.from_arrays(images[p], labels[p]) for p in places))
+    if case.cell.data in DRAWN:
+        whole = training_images(shared, work / "images")
+        behind = whole.read(np.array(MEASURED))
+        count = data.trained + DRAWN_SEARCHED + TESTED
+        images, labels = DRAWN[case.cell.data](count, data.side, seed, behind)
+        places = np.split(np.arange(count), [data.trained, data.trained + DRAWN_SEARCHED])
         return Parts(*(ImageSet.from_arrays(images[p], labels[p]) for p in places))
     images, labels = cifar(case.side, shared, work)
     generator = np.random.default_rng([seed, 1])

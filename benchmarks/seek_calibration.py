@@ -6,10 +6,10 @@ A job of the default looks for gratings, veils, patches and warps that lead imag
 one way, and tells how many they lead. How many is a lot? Here the search goes through pairs of
 models, as a job does, with clean images that the models have not seen, and is measured on others.
 
-The rates from which on it speaks for a backdoor (`sanitizer.report.model.TELLING_RATES`) were
-chosen by `development` and `final`, the pairs of `benchmarks.inspection_calibration`, and by
-`second`; `trial` was first looked at when they had been chosen. All these have images of 8 and 12
-pixels; `larger` and `larger trial` have 20.
+The rates from which on it speaks for a backdoor (`sanitizer.report.telling`) were chosen by
+`development` and `final`, the pairs of `benchmarks.inspection_calibration`, and by `second`;
+`trial` was first looked at when they had been chosen. All these have images of 8 and 12 pixels.
+Those of `larger` and the like have 20; all but `larger trial` chose the rates of larger images.
 
 What is there is not made again.
 """
@@ -29,8 +29,10 @@ import torch
 from benchmarks import inspection_calibration
 from benchmarks.inspection_calibration import (
     ATTEMPTS,
+    DATA,
     Case,
     Cell,
+    Data,
     backdoor_of,
     cells_of,
     measured,
@@ -46,7 +48,7 @@ from sanitizer.evaluation.misleading import rates_of_strongest
 from sanitizer.machine import processor_name
 from sanitizer.methods.random_triggers import NAMES, pictures_of
 from sanitizer.methods.trigger_search import SOUGHT, find_triggers
-from sanitizer.report.model import TELLING_RATES
+from sanitizer.report.telling import LARGER, TELLING_RATES, highest_of_others, speaks_from
 
 _MIXED: Sequence[tuple[str, str, str]] = [
     ("digits", "wrn-10-1", "patch"),
@@ -85,12 +87,23 @@ _LARGER: Sequence[tuple[str, str, str]] = [
         ("wrn-10-1", "sinusoid"),
     )
 ]
+_DRAWN: Sequence[tuple[str, str, str]] = [
+    (data, "wrn-10-1", attack)
+    for data in ("signs", "numbers")
+    for attack in ("patch", "warp", "blend")
+]
+_DIGITS: Sequence[tuple[str, str, str]] = [
+    ("digits of 20", "wrn-10-1", attack) for attack in ("patch", "warp", "blend")
+]
 CELLS: Mapping[str, Sequence[Cell]] = {
     **inspection_calibration.CELLS,
     "second": cells_of(300, _MIXED),
     "trial": cells_of(400, _MIXED),
     "larger": cells_of(500, _LARGER),
-    "larger trial": cells_of(600, _LARGER),
+    "larger second": cells_of(600, _LARGER),
+    "larger drawn": cells_of(650, [*_DRAWN, *_DIGITS]),
+    "larger third": cells_of(700, [*_LARGER[:6], *_DRAWN, *_DIGITS]),
+    "larger trial": cells_of(800, [*_LARGER[:6], *_DRAWN, *_DIGITS]),
 }
 KINDS = tuple(NAMES[kind] for kind in SOUGHT)
 SEEKING: Mapping[str, Any] = {
@@ -104,7 +117,8 @@ CPU = torch.device("cpu")
 
 
 def sought(case: Case, shared: Path, work: Path) -> dict[str, Any]:
-    """A model's accuracy, ASR, and the highest rate of each kind with the class it leads to."""
+    """A model's accuracy, ASR, and of each kind the highest rate, the class that it leads to, and
+    the highest rate to another class."""
     parts = parts_of(case, shared, work)
     network, _ = trained(case, parts, work)
     figures: dict[str, Any] = measured(case, parts, network)
@@ -115,10 +129,13 @@ def sought(case: Case, shared: Path, work: Path) -> dict[str, Any]:
         network, parts.searched, pictures, seed=seed, precision=torch.float32, device=CPU
     )
     rates = rates_of_strongest(network, found, parts.tested, pictures, seed=seed, device=CPU)
-    for (kind, place), rate in rates:
-        told = figures.get(NAMES[kind], [0.0, -1])
-        target = int(found.kinds[kind].targets[place])
-        figures[NAMES[kind]] = max(told, [round(rate.value, 4), target])
+    told = [
+        (NAMES[kind], int(found.kinds[kind].targets[place]), round(rate.value, 4))
+        for (kind, place), rate in rates
+    ]
+    for name in {name for name, _, _ in told}:
+        highest, target = max((rate, target) for kind, target, rate in told if kind == name)
+        figures[name] = [highest, target, highest_of_others(told, name, target)]
     return {**figures, "seconds": round(monotonic() - begun, 1)}
 
 
@@ -145,6 +162,11 @@ def entries(split: str, shared: Path, work: Path) -> Iterator[Any]:
             if backdoor:
                 break
             twin = entry
+
+
+def data_of(split: str) -> Data:
+    """Of a split, what decides which rates hold: the data of its smallest images."""
+    return min((DATA[cell.data] for cell in CELLS[split]), key=lambda data: data.side)
 
 
 def line_of(entry: Mapping[str, Any]) -> str:
@@ -176,8 +198,11 @@ def summary(rows: Sequence[Mapping[str, Any]], kind: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def telling(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+def telling(rows: Sequence[Mapping[str, Any]], data: Data) -> dict[str, tuple[int, int]]:
     """What the rates say: counts, and of how many.
+
+    Args:
+        data: Of the models, by size and classes.
 
     Returns:
         "found", the backdoored models of which a rate speaks for a backdoor; "right", of these,
@@ -185,9 +210,14 @@ def telling(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
     """
 
     def named(row: Mapping[str, Any]) -> list[int]:
-        return [
-            row[kind][1] for kind in KINDS if kind in row and row[kind][0] >= TELLING_RATES[kind]
-        ]
+        classes = []
+        for kind in (kind for kind in KINDS if kind in row):
+            rate, target, *others = row[kind]
+            size = (data.side, data.side)
+            limit = speaks_from(kind, others[0] if others else None, size, data.classes)
+            if limit is not None and rate >= limit:
+                classes.append(target)
+        return classes
 
     bad = [row for row in rows if row["attack"]]
     clean = [row for row in rows if not row["attack"]]
@@ -201,30 +231,36 @@ def telling(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
 
 def line_of_telling(split: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """A row of the table of splits."""
-    counts = telling(rows)
-    warps = telling([row for row in rows if row["attack"] in (None, "warp")])["found"]
+    data = data_of(split)
+    counts = telling(rows, data)
+    of_warps = [row for row in rows if row["attack"] in (None, "warp")]
+    warps = telling(of_warps, data)["found"]
     cells = [counts["found"], counts["right"], warps, counts["accused"]]
     return f"| {split} | {' | '.join(f'{count} of {total}' for count, total in cells)} |"
 
 
-def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The whole document."""
+def page(splits: Mapping[str, Sequence[Mapping[str, Any]]], made: Mapping[str, str]) -> str:
+    """The whole document.
+
+    Args:
+        splits: The models of each.
+        made: With what, and when; of each split.
+    """
     parts = [
         "# What the default's search finds in models of known make\n",
         "    python -m benchmarks.seek_calibration\n",
         "Rates are those of a kind's strongest trigger: of at most 200 images of other classes, "
         "how many it leads to its class. *Higher*: backdoored models with\na rate that no clean "
         "model of the split has, and how many of these name the right class.\n",
-        f"{processor_name()}, 1 thread, float32; Python {platform.python_version()}, torch "
-        f"{torch.__version__}; {datetime.now(UTC).date().isoformat()}.",
-        "\nBy the rates from which on a verdict tells of it ("
-        + ", ".join(f"{kind} {100 * TELLING_RATES[kind]:g}%" for kind in KINDS)
-        + "):\n",
+        f"By the rates from which on a verdict tells of it ({_limits()}):\n",
         "| split | backdoored models found | with the right class | warps found "
         "| clean models accused |\n" + "|---" * 5 + "|",
         *(line_of_telling(split, rows) for split, rows in splits.items()),
-        "\nThe rates were chosen by the others; the models of `trial` were trained and searched "
-        "once, afterwards. All splits but `development` draw from the same images, by other seeds.",
+        "\nThe rates were chosen by the other splits of images of such a size; the models of "
+        "`trial` and `larger trial` were trained and searched once, and looked at afterwards. "
+        "Photographs of `final`, `second`, `trial`, and the larger ones but `larger` are of one "
+        "half of CIFAR-10's training file, of `development` and `larger` of the other; all digits "
+        "are of the same 1,797 scans; signs and house numbers are drawn anew each time.",
     ]
     for split, rows in splits.items():
         attacks = sorted({row["attack"] for row in rows if row["attack"]})
@@ -232,6 +268,7 @@ def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         heads += ["higher, right", *attacks]
         parts += [
             f"\n## {split.capitalize()}\n",
+            f"{made[split]}\n",
             f"| {' | '.join(heads)} |\n" + "|---" * len(heads) + "|",
             *(summary(rows, kind) for kind in KINDS),
             "",
@@ -239,6 +276,27 @@ def page(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             *map(line_of, rows),
         ]
     return "\n".join(parts) + "\n"
+
+
+def _limits() -> str:
+    small = ", ".join(f"{kind} {100 * rate:g}%" for kind, rate in TELLING_RATES.items())
+    larger = ", ".join(
+        f"{kind} {100 * each.clearly:g}%"
+        + (
+            f" or {100 * each.least:g}% and {100 * each.over_others:g} more than to another class"
+            if each.over_others
+            else ""
+        )
+        for kind, each in LARGER.items()
+    )
+    return f"{small}; of larger images {larger}"
+
+
+def _made() -> str:
+    return (
+        f"{processor_name()}, 1 thread, float32; Python {platform.python_version()}, torch "
+        f"{torch.__version__}; {datetime.now(UTC).date().isoformat()}."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -254,13 +312,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     prepare_process()
     tell(HEAD)
-    made = {split: list(entries(split, options.shared, options.work)) for split in options.splits}
+    found = {split: list(entries(split, options.shared, options.work)) for split in options.splits}
     path = options.out / "seek.json"
-    there = json.loads(path.read_bytes()) if path.is_file() else {}
-    made = {**there, **made}
-    splits = {split: made[split] for split in CELLS if split in made}
-    replace_file(path, (json.dumps(splits, indent=1) + "\n").encode())
-    replace_file(options.out / "seek.md", page(splits).encode())
+    there = json.loads(path.read_bytes()) if path.is_file() else {"made": {}}
+    said = there.pop("made") | dict.fromkeys(found, _made())
+    found = {**there, **found}
+    splits = {split: found[split] for split in CELLS if split in found}
+    content = {"made": said, **splits}
+    replace_file(path, (json.dumps(content, indent=1) + "\n").encode())
+    replace_file(options.out / "seek.md", page(splits, said).encode())
 
 
 if __name__ == "__main__":

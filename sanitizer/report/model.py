@@ -3,12 +3,12 @@
 Torch-free: the service reads and serves it. Shares (accuracy, ASR, RA, DER) are in [0, 1].
 """
 
-import math
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sanitizer.report.telling import LEAST_TOLD, RATES_OF_OLDER_REPORTS, STILL_LED
 
 SCHEMA_VERSION = "1"
 
@@ -23,31 +23,6 @@ FOUND_IN_TRIAL = (13, 20)
 ACCUSED_IN_TRIAL = (0, 20)
 """Backdoored and clean models with a finding, and how many there were, on other models than the
 threshold was chosen on (split `final`). A test holds them to docs/results/inspection.json."""
-
-
-TELLING_RATES: Mapping[str, float] = {
-    "grating": 0.995,
-    "veil": 0.97,
-    "patch": 0.9,
-    "warp": 0.97,
-}
-"""Of images of other classes, how many a trigger of each kind must lead to its class to speak for a
-backdoor, where a search for such triggers found it.
-
-Over the most that any of 49 clean models reached, of five and ten classes (docs/results/seek.md,
-all splits but `trial`).
-"""
-
-LEAST_TOLD = 100
-"""Images of other classes that such a rate must be of. The rates were found on 150 and more."""
-STILL_LED = 0.5
-"""Of a rate that speaks for a backdoor, what is no success to leave. Not calibrated."""
-
-TELLING_IN_TRIAL = (6, 20)
-FALSELY_TELLING_IN_TRIAL = (0, 20)
-"""Backdoored and clean models for which a rate spoke, and how many there were, on models that were
-trained after the rates had been chosen (split `trial`). A test holds them to
-docs/results/seek.json."""
 
 
 class ArtifactKind(StrEnum):
@@ -345,12 +320,26 @@ class MisleadingTrigger(_Part):
         description="Of evaluation images of other classes, those that it led to the class."
     )
     after: Proportion = Field(description="Likewise, in the sanitized model.")
+    speaks_from: float | None = Field(
+        default=None,
+        description="The rate before from which on it speaks for a backdoor, for images of such a "
+        "size, so many classes and what triggers of its kind to other classes reach. Null: never, "
+        "by its kind or for want of images.",
+    )
 
     @property
     def tells(self) -> bool:
         """Whether the model as it came fell for it as models without a backdoor hardly do."""
-        limit = TELLING_RATES.get(self.kind, math.inf)
-        return self.before.total >= LEAST_TOLD and self.before.value >= limit
+        if self.speaks_from is None:
+            return False
+        return self.before.total >= LEAST_TOLD and self.before.value >= self.speaks_from
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_report(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "speaks_from" not in data:
+            return {**data, "speaks_from": RATES_OF_OLDER_REPORTS.get(data.get("kind", ""))}
+        return data
 
     @property
     def still_leads(self) -> bool:

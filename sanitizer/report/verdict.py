@@ -4,9 +4,7 @@ from collections.abc import Sequence
 
 from sanitizer.report.model import (
     ACCUSED_IN_TRIAL,
-    FALSELY_TELLING_IN_TRIAL,
     FOUND_IN_TRIAL,
-    TELLING_IN_TRIAL,
     CarriedTrigger,
     Decision,
     Durability,
@@ -17,6 +15,12 @@ from sanitizer.report.model import (
     ProbeDurability,
     Screening,
     Verdict,
+)
+from sanitizer.report.telling import (
+    FALSELY_TELLING_IN_TRIAL,
+    FALSELY_TELLING_OF_LARGER,
+    TELLING_IN_TRIAL,
+    TELLING_OF_LARGER,
 )
 from sanitizer.spec import Policy
 
@@ -113,9 +117,11 @@ def _fallen_for(misleading: Sequence[MisleadingTrigger]) -> list[str]:
     """What the search for triggers of known kinds says of the model as it came, and as it is."""
     telling = [each for each in misleading if each.tells]
     (found, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
+    (more, larger), (falsely, larger_clean) = TELLING_OF_LARGER, FALSELY_TELLING_OF_LARGER
     trial = (
         f"Tried on small models, the search said so of {found} of {backdoored} with a backdoor and "
-        f"of {accused} of {clean} without."
+        f"of {accused} of {clean} without where images had 8 and 12 pixels to a side, and of "
+        f"{more} of {larger} and {falsely} of {larger_clean} where they had 20."
     )
     if not telling:
         return [

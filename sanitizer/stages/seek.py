@@ -7,6 +7,7 @@ from sanitizer.events import MetricEvent, Stage
 from sanitizer.methods.random_triggers import NAMES, pictures_of
 from sanitizer.methods.trigger_search import FoundTriggers, find_triggers
 from sanitizer.report.model import MisleadingTrigger, Proportion
+from sanitizer.report.telling import LEAST_TOLD, highest_of_others, speaks_from
 from sanitizer.stages.run import Run
 
 
@@ -43,17 +44,25 @@ def misleading(run: Run) -> list[MisleadingTrigger] | None:
     if not run.state.sought:
         return None
     found = FoundTriggers.of_state(run.state.sought)
-    told = [
-        MisleadingTrigger(
-            kind=NAMES[kind],
-            target_class=int(found.kinds[kind].targets[place]),
-            before=before,
-            after=after,
-        )
-        for ((kind, place), before), (_, after) in zip(
-            run.state.misled, _rates(run, found), strict=True
-        )
+    suspect = run.inputs.suspect
+    before = [
+        (NAMES[kind], int(found.kinds[kind].targets[place]), rate)
+        for (kind, place), rate in run.state.misled
     ]
+    rates = [(kind, target, rate.value) for kind, target, rate in before]
+    told = []
+    for (kind, target, rate), (_, after) in zip(before, _rates(run, found), strict=True):
+        others = highest_of_others(rates, kind, target)
+        limit = speaks_from(kind, others, suspect.input_size, suspect.num_classes)
+        told.append(
+            MisleadingTrigger(
+                kind=kind,
+                target_class=target,
+                before=rate,
+                after=after,
+                speaks_from=limit if rate.total >= LEAST_TOLD else None,
+            )
+        )
     return sorted(told, key=lambda each: -each.before.value)
 
 

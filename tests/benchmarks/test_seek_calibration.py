@@ -6,8 +6,14 @@ import pytest
 
 from benchmarks import inspection_calibration, seek_calibration
 from benchmarks.inspection_calibration import DATA, Cell, Data
-from benchmarks.seek_calibration import KINDS, line_of_telling, main, summary, telling
-from sanitizer.report.model import FALSELY_TELLING_IN_TRIAL, TELLING_IN_TRIAL, TELLING_RATES
+from benchmarks.seek_calibration import KINDS, data_of, line_of_telling, main, summary, telling
+from sanitizer.report.telling import (
+    FALSELY_TELLING_IN_TRIAL,
+    FALSELY_TELLING_OF_LARGER,
+    TELLING_IN_TRIAL,
+    TELLING_OF_LARGER,
+    TELLING_RATES,
+)
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "seek.json"
 ROWS: list[dict[str, Any]] = [
@@ -38,10 +44,13 @@ def test_models_are_sought_once_and_make_a_page(
     clean, bad = json.loads(first)["development"]
     assert (clean["attack"], bad["attack"]) == (None, "patch")
     assert clean["asr"] is None
-    assert list(json.loads((tmp_path / "out" / "seek.json").read_bytes())) == ["development"]
+    content = json.loads(first)
+    assert list(content) == ["made", "development"]
+    assert "torch" in content["made"]["development"]
     for row in (clean, bad):
         for kind in KINDS:
-            rate, target = row[kind]
+            rate, target, others = row[kind]
+            assert 0 <= others <= 1
             assert 0 <= rate <= 1
             assert target in range(10)
     page = (tmp_path / "out" / "seek.md").read_text()
@@ -66,11 +75,25 @@ def test_models_with_a_rate_that_no_clean_one_reached_are_counted() -> None:
     rows = [row(None, low), row(None, high), row("warp", high), row("blend", 1.0, 3)]
     rows.append(row("warp", low))
 
-    assert telling(rows) == {"found": (2, 3), "right": (1, 2), "accused": (1, 2)}
+    assert telling(rows, DATA["digits"]) == {"found": (2, 3), "right": (1, 2), "accused": (1, 2)}
     assert line_of_telling("trial", rows) == "| trial | 2 of 3 | 1 of 2 | 1 of 2 | 1 of 2 |"
 
 
+def test_of_larger_images_what_leads_to_other_classes_counts_too() -> None:
+    def row(attack: str | None, rate: float, others: float | None) -> dict[str, Any]:
+        return {"attack": attack, "target": 7, "warp": [rate, 7, others]}
+
+    # Clean models: one that is led to all classes alike, and one where nobody knows.
+    rows = [row("warp", 0.55, 0.2), row(None, 0.55, 0.5), row(None, 0.55, None)]
+    assert telling(rows, DATA["signs"]) == {"found": (1, 1), "right": (1, 1), "accused": (0, 2)}
+    assert telling(rows, DATA["digits"])["found"] == (0, 1)
+
+
 def test_what_the_verdict_tells_is_what_was_measured() -> None:
-    counts = telling(json.loads(RESULTS.read_bytes())["trial"])
+    splits = json.loads(RESULTS.read_bytes())
+    counts = telling(splits["trial"], data_of("trial"))
     assert counts["found"] == TELLING_IN_TRIAL
     assert counts["accused"] == FALSELY_TELLING_IN_TRIAL
+    larger = telling(splits["larger trial"], data_of("larger trial"))
+    assert larger["found"] == TELLING_OF_LARGER
+    assert larger["accused"] == FALSELY_TELLING_OF_LARGER

@@ -46,6 +46,9 @@ def test_the_search_is_a_stage_before_the_training_and_says_what_misleads(tmp_pa
     assert all(0 <= rate <= 1 for rate in record.values.values())
     assert report.misleading
     assert {each.kind for each in report.misleading} == {"grating", "patch", "warp", "veil"}
+    for each in report.misleading:
+        small_images = {"grating": None, "patch": 0.9, "warp": 0.97, "veil": 0.97}
+        assert each.speaks_from == small_images[each.kind]
     rates = [each.before.value for each in report.misleading]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == max(record.values.values())

@@ -134,17 +134,27 @@ def test_what_was_not_looked_for_is_said() -> None:
 def test_what_the_model_fell_for_stands_before_and_after() -> None:
     found = [
         MisleadingTrigger(
-            kind="patch", target_class=3, before=wilson(178, 180), after=wilson(5, 180)
+            kind="patch",
+            target_class=3,
+            before=wilson(178, 180),
+            after=wilson(5, 180),
+            speaks_from=0.35,
         ),
         MisleadingTrigger(
-            kind="grating", target_class=6, before=wilson(120, 181), after=wilson(60, 181)
+            kind="grating",
+            target_class=6,
+            before=wilson(120, 181),
+            after=wilson(60, 181),
+            speaks_from=None,
         ),
     ]
     told = Page(render_page(build_report().model_copy(update={"misleading": found}), {})).text
     silent = Page(render_page(build_report(), {})).text
 
     assert "patch speaks for a backdoor 3 98.89% 96.04% to 99.69% 2.78%" in told
+    assert f"to {wilson(5, 180).high:.2%} 35.00%" in told  # from which rate on it speaks
     assert "grating 6 66.30%" in told
+    assert told.count("never") == 1
     assert told.count("speaks for a backdoor") == 2  # in the caption, too
     assert "Models without a backdoor fall for some, too" in told
     assert "What the model fell for" not in silent

@@ -5,12 +5,20 @@ import pytest
 from sanitizer.evaluation.metrics import wilson
 from sanitizer.report.model import (
     ACCUSED_IN_TRIAL,
-    FALSELY_TELLING_IN_TRIAL,
     FOUND_IN_TRIAL,
-    TELLING_IN_TRIAL,
-    TELLING_RATES,
     MisleadingTrigger,
     Verdict,
+)
+from sanitizer.report.telling import (
+    FALSELY_TELLING_IN_TRIAL,
+    FALSELY_TELLING_OF_LARGER,
+    LARGER,
+    RATES_OF_OLDER_REPORTS,
+    TELLING_IN_TRIAL,
+    TELLING_OF_LARGER,
+    TELLING_RATES,
+    highest_of_others,
+    speaks_from,
 )
 from sanitizer.report.verdict import decide
 from sanitizer.spec import Policy
@@ -207,6 +215,67 @@ def test_falling_for_as_much_as_clean_models_do_is_no_proof_of_anything() -> Non
         (found_in_trial, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
         assert f"of {found_in_trial} of {backdoored} with a backdoor" in told
         assert f"of {accused} of {clean} without" in told
+        (more, larger), (falsely, others) = TELLING_OF_LARGER, FALSELY_TELLING_OF_LARGER
+        assert f"of {more} of {larger} and {falsely} of {others} where they had 20" in told
+
+
+@pytest.mark.parametrize(
+    ("size", "classes", "larger"),
+    [((8, 8), 10, False), ((16, 300), 10, True), ((64, 64), 43, True), ((20, 20), 5, False)]
+    + [((224, 224), 1000, False)],
+)
+def test_of_larger_images_and_many_classes_less_speaks_for_a_backdoor(
+    size: tuple[int, int], classes: int, larger: bool
+) -> None:
+    limits = LARGER["warp"]
+    for others, expected in (
+        (0.0, limits.least),  # no less, however little others lead
+        (0.2, 0.2 + limits.over_others),
+        (0.9, limits.clearly),  # no more, however much they do
+    ):
+        assert speaks_from("warp", others, size, classes) == pytest.approx(
+            expected if larger else TELLING_RATES["warp"]
+        )
+
+
+def test_gratings_lead_clean_models_as_far_as_any() -> None:
+    assert speaks_from("grating", 0.0, (20, 20), 10) is None
+    assert speaks_from("grating", 0.0, (8, 8), 10) is None
+    of_all = wilson(200, 200)
+    found = MisleadingTrigger(
+        kind="grating", target_class=3, before=of_all, after=of_all, speaks_from=None
+    )
+    assert not found.tells
+
+
+def test_what_others_lead_to_is_of_the_same_kind_and_another_class() -> None:
+    rates = [("warp", 1, 0.5), ("warp", 2, 0.4), ("warp", 3, 0.3), ("patch", 2, 0.9)]
+    assert highest_of_others(rates, "warp", 1) == 0.4
+    assert highest_of_others(rates, "warp", 3) == 0.5
+    assert highest_of_others(rates, "patch", 2) is None
+    # Nobody knows of others: nothing less than what always speaks for a backdoor does.
+    assert speaks_from("patch", None, (20, 20), 10) == LARGER["patch"].clearly
+
+
+def test_what_was_found_counts_from_the_rate_that_it_came_with() -> None:
+    rate = wilson(100, 200)
+    for limit, told in ((0.5, True), (0.51, False), (None, False)):
+        found = MisleadingTrigger(
+            kind="patch", target_class=3, before=rate, after=rate, speaks_from=limit
+        )
+        assert found.tells is found.still_leads is told
+
+
+def test_older_reports_have_the_rates_of_their_time() -> None:
+    rate = wilson(200, 200).model_dump()
+    for kind, limit in RATES_OF_OLDER_REPORTS.items():
+        report = {"kind": kind, "target_class": 3, "before": rate, "after": rate}
+        found = MisleadingTrigger.model_validate(report)
+        assert found.speaks_from == limit
+        assert found.tells
+        # What a report says itself is kept, that it never does included.
+        never = found.model_copy(update={"speaks_from": None}).model_dump_json()
+        assert MisleadingTrigger.model_validate_json(never).speaks_from is None
 
 
 def test_what_breaks_the_policy_is_blocked_whatever_the_model_fell_for() -> None:
