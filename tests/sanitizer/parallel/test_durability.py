@@ -1,7 +1,6 @@
 """Copies of a sanitized model that several processes retune together."""
 
 import torch
-from torch import Tensor, nn
 
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation.durability import Delivered, measure_durability, retuning_of
@@ -12,24 +11,13 @@ from sanitizer.report.model import Durability
 from sanitizer.spec import FinetuneConfig, PatchProbe
 from tests.sanitizer.builders import digits
 from tests.sanitizer.parallel.conftest import Processes
+from tests.sanitizer.precise import Precise
 
 PROBE = PatchProbe(target_class=3, row=0, column=0, pixels=[[255, 0], [0, 255]])
 
 
 def images(start: int, end: int) -> ImageSet:
     return ImageSet.from_arrays(*digits(start, end))
-
-
-class Precise(nn.Module):
-    """A network in 64 bits, where the order of a sum moves no figure."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network.double()
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images.double())
-        return logits
 
 
 def durability(group: Group) -> Durability:
