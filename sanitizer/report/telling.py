@@ -14,7 +14,12 @@ TELLING_RATES: Mapping[str, float] = {"veil": 0.97, "patch": 0.9, "warp": 0.97}
 Over the most that any of 49 clean models reached, of five and ten classes and images of 8 and 12
 pixels (splits `development`, `final` and `second`).
 """
-RATES_OF_OLDER_REPORTS: Mapping[str, float] = {**TELLING_RATES, "grating": 0.995}
+RATES_OF_OLDER_REPORTS: Mapping[str, float] = {
+    "grating": 0.995,
+    "veil": 0.97,
+    "patch": 0.9,
+    "warp": 0.97,
+}
 """What was in force when reports did not say it. Never changed, lest these say something else."""
 
 
