@@ -23,12 +23,28 @@ from pydantic import (
 MAX_PROBES = 8
 MAX_PICTURE_BYTES = 1 << 20
 MAX_GENERATOR_BYTES = 1 << 16
+MAX_SIDE = 2048
+"""Of images, pixels."""
+MAX_MEMBERS = 100
+"""Of an object; none here has half as many. Each unknown one is an error of its own, and who sends
+a million must not get a million."""
 
 
 class Strict(BaseModel):
-    """Refuses unknown fields, NaN and the infinities, and is immutable."""
+    """Refuses unknown fields, NaN and the infinities, and is immutable.
+
+    Lists in it end at their first item that is wrong (`fail_fast`), so that no request, however
+    large, makes more than a handful of errors.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_members(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and len(given) > MAX_MEMBERS:
+            raise ValueError(f"at most {MAX_MEMBERS} members are expected, got {len(given)}")
+        return given
 
 
 # --- Probes: triggers that are measured, never trained on ----------------------------------------
@@ -44,7 +60,9 @@ class _Probe(Strict):
 
 
 PixelValue = Annotated[int, Field(ge=0, le=255)]
-Color = Annotated[list[PixelValue], Field(min_length=3, max_length=3)]
+Color = Annotated[list[PixelValue], Field(min_length=3, max_length=3, fail_fast=True)]
+Row = Annotated[list[PixelValue], Field(max_length=MAX_SIDE, fail_fast=True)]
+ColorRow = Annotated[list[Color], Field(max_length=MAX_SIDE, fail_fast=True)]
 
 
 class PatchProbe(_Probe):
@@ -57,7 +75,10 @@ class PatchProbe(_Probe):
     column: int = Field(
         description="Left column of the patch in the model's input; negative: from the right."
     )
-    pixels: Annotated[list[list[PixelValue]] | list[list[Color]], Field(min_length=1)] = Field(
+    pixels: (
+        Annotated[list[Row], Field(min_length=1, max_length=MAX_SIDE, fail_fast=True)]
+        | Annotated[list[ColorRow], Field(min_length=1, max_length=MAX_SIDE, fail_fast=True)]
+    ) = Field(
         description="Rows of values 0 to 255, used on every channel, or rows of [red, green, blue]."
     )
 
@@ -105,6 +126,10 @@ class ImageMaskProbe(_Probe):
 
 
 Shift = Annotated[float, Field(ge=-64, le=64)]
+Shifts = Annotated[
+    tuple[Annotated[tuple[Shift, Shift], Field(fail_fast=True)], ...],
+    Field(min_length=2, max_length=64, fail_fast=True),
+]
 
 
 class WarpProbe(_Probe):
@@ -125,13 +150,7 @@ class WarpProbe(_Probe):
         description="Of the shifts where none are given: uniform, then scaled to a mean size of 1.",
     )
     shifts: (
-        Annotated[
-            tuple[
-                Annotated[tuple[tuple[Shift, Shift], ...], Field(min_length=2, max_length=64)], ...
-            ],
-            Field(min_length=2, max_length=64),
-        ]
-        | None
+        Annotated[tuple[Shifts, ...], Field(min_length=2, max_length=64, fail_fast=True)] | None
     ) = Field(
         default=None,
         description="Rows of [down, right], taken as they are, instead of drawn ones. `grid` and "
@@ -157,7 +176,7 @@ class ReflectionProbe(_Probe):
     weight: float = Field(default=0.5, gt=0, le=1)
     pictures_base64: Annotated[
         tuple[Annotated[Base64Bytes, Field(max_length=MAX_PICTURE_BYTES)], ...],
-        Field(min_length=1, max_length=8),
+        Field(min_length=1, max_length=8, fail_fast=True),
     ] = Field(description="PNGs of the model's input size.")
 
 
@@ -214,7 +233,9 @@ class Training(Strict):
     The defaults are those of the published result (arXiv 2204.09975, section 4.1, and its code).
     """
 
-    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=100)] = _PAPER_PHASES
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=100, fail_fast=True)] = (
+        _PAPER_PHASES
+    )
     least_epoch_images: int = Field(
         default=0,
         ge=0,
@@ -331,7 +352,7 @@ class NadConfig(_Published):
     name: Literal["nad"] = "nad"
     teacher: Training = Training()
     student: Training = Training()
-    node_weights: Annotated[tuple[float, ...], Field(max_length=32)] | None = Field(
+    node_weights: Annotated[tuple[float, ...], Field(max_length=32, fail_fast=True)] | None = Field(
         default=None,
         description="One weight per tap. Null: 500, 1000, 1000 for three taps, otherwise "
         "that profile "
@@ -491,7 +512,7 @@ class ArgdConfig(_Method):
     )
     teacher: Training = Training.model_validate(_DEFAULT_TEACHER)
     student: Training = Training.model_validate(_DEFAULT_STUDENT)
-    node_weights: Annotated[tuple[float, ...], Field(max_length=32)] | None = Field(
+    node_weights: Annotated[tuple[float, ...], Field(max_length=32, fail_fast=True)] | None = Field(
         default=None,
         description="One weight per tap. Null: 2000, 5000, 2000 for three taps, otherwise "
         "that profile "
@@ -505,7 +526,8 @@ class ArgdConfig(_Method):
     embedding_dim: int = Field(default=128, ge=1, le=4096)
     taps: (
         Annotated[
-            tuple[Annotated[int, Field(ge=0, le=1000)], ...], Field(min_length=1, max_length=32)
+            tuple[Annotated[int, Field(ge=0, le=1000)], ...],
+            Field(min_length=1, max_length=32, fail_fast=True),
         ]
         | None
     ) = Field(
@@ -957,7 +979,8 @@ class AutoConfig(_Method):
         "left out, which the report says. Null: all are tried.",
     )
     methods: Annotated[
-        tuple[Literal["argd", "ft_sam", "fst"], ...], Field(min_length=1, max_length=3)
+        tuple[Literal["argd", "ft_sam", "fst"], ...],
+        Field(min_length=1, max_length=3, fail_fast=True),
     ] = Field(
         default=("argd", "ft_sam", "fst"),
         description="What is tried, in this order. Of two that chance may tell apart the first is "
@@ -1008,18 +1031,24 @@ class ModelOptions(Strict):
         "found from the names and shapes of the weights.",
     )
     input_size: (
-        tuple[Annotated[int, Field(ge=4, le=2048)], Annotated[int, Field(ge=4, le=2048)]] | None
+        tuple[Annotated[int, Field(ge=4, le=MAX_SIDE)], Annotated[int, Field(ge=4, le=MAX_SIDE)]]
+        | None
     ) = Field(
         default=None,
         description="Height and width of the input, pixels. Null: the architecture's own.",
     )
-    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=4)] | None = Field(
-        default=None,
-        description="Per channel, for inputs in [0, 1], subtracted before the network. Null: "
-        "nothing is subtracted.",
+    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=4, fail_fast=True)] | None = (
+        Field(
+            default=None,
+            description="Per channel, for inputs in [0, 1], subtracted before the network. Null: "
+            "nothing is subtracted.",
+        )
     )
     std: (
-        Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=4)]
+        Annotated[
+            tuple[Annotated[float, Field(gt=0)], ...],
+            Field(min_length=1, max_length=4, fail_fast=True),
+        ]
         | None
     ) = Field(
         default=None,
@@ -1048,7 +1077,7 @@ class DataSource(Strict):
         default=None, ge=1, description="Draw this many, stratified by class. Null: all."
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Of the draw.")
-    class_names: tuple[str, ...] | None = Field(
+    class_names: Annotated[tuple[str, ...], Field(fail_fast=True)] | None = Field(
         default=None,
         description="Folder names in the order of the model's outputs. Null: numbers by "
         "value, other names sorted.",
@@ -1137,7 +1166,7 @@ MeasureDurability = Annotated[
     ),
 ]
 
-Probes = Annotated[tuple[Probe, ...], Field(max_length=MAX_PROBES)]
+Probes = Annotated[tuple[Probe, ...], Field(max_length=MAX_PROBES, fail_fast=True)]
 
 
 def check_batch_sizes(method: MethodConfig, devices: int) -> None:

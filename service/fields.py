@@ -1,15 +1,24 @@
 """Field types that the schemas of several nouns share."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+)
+
+from sanitizer.spec import Strict
 
 
-class Input(BaseModel):
+class Input(Strict):
     """What clients send: unknown fields are refused, and so are NaN and the infinities."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Output(BaseModel):
@@ -39,13 +48,24 @@ Name = Annotated[
     Field(min_length=1, max_length=200, description="For people; need not be unique."),
 ]
 
+MAX_PAIRS = 16
+
+
+def _few_pairs(given: Any) -> Any:
+    # Before each pair is looked at: every one that is wrong is an error of its own.
+    if isinstance(given, Mapping) and len(given) > MAX_PAIRS:
+        raise ValueError(f"at most {MAX_PAIRS} pairs are expected, got {len(given)}")
+    return given
+
+
 Metadata = Annotated[
     dict[
         Annotated[PlainText, Field(min_length=1, max_length=64)],
         Annotated[PlainText, Field(max_length=512)],
     ],
+    BeforeValidator(_few_pairs),
     Field(
-        max_length=16,
+        max_length=MAX_PAIRS,
         description="Up to 16 pairs of your own: keys of up to 64, values of up to 512 characters.",
         examples=[{"team": "vision", "ticket": "SEC-114"}],
     ),
@@ -58,6 +78,7 @@ ClassNames = Annotated[
         max_length=10_000,
         description="Folder names of the classes in the order of the model's outputs. Null: "
         "numbers by value, other names sorted.",
+        fail_fast=True,
     ),
 ]
 

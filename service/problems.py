@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details: documents, handlers, and what OpenAPI says of them."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -19,6 +20,8 @@ from service.errors import FieldError, ServiceError
 from service.storage import StorageError
 
 MEDIA_TYPE = "application/problem+json"
+MOST_ERRORS = 100
+"""Places at fault that an answer lists."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +55,7 @@ class Problem(BaseModel):
         examples=["model_not_found"],
     )
     request_id: str = Field(description="Finds the request in the operator's log.")
-    errors: list[ProblemField] = Field(description="Every place at fault; may be empty.")
+    errors: list[ProblemField] = Field(description="Places at fault, the first 100; may be empty.")
 
 
 class BodyTooLarge(HTTPException):
@@ -120,7 +123,7 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     fields = field_errors(error.errors(), error.body)
-    return _answer(request, errors.InvalidRequest(_summary(fields), errors=fields))
+    return _answer(request, errors.InvalidRequest(_summary(fields), errors=fields[:MOST_ERRORS]))
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -162,26 +165,30 @@ def field_errors(details: Sequence[Any], body: Any) -> list[FieldError]:
     the path is walked along `body`, and steps that lead nowhere are left out.
     """
     placed = [(_pointer(detail, body), detail) for detail in details]
-    # A list whose items are wrong is also called too short: it is counted without them.
-    noise = {
-        pointer
-        for pointer, detail in placed
-        if detail["type"] == "too_short"
-        and any(other.startswith(f"{pointer}/") for other, _ in placed)
-    }
+    around = _around([pointer for pointer, _ in placed])
     found = {
         FieldError(pointer, _sentence(detail)): None
         for pointer, detail in placed
-        if not (detail["type"] == "too_short" and pointer in noise)
+        # A list whose items are wrong is also called too short: it is counted without them.
+        if not (detail["type"] == "too_short" and pointer in around)
     }
     return list(found)
+
+
+def _around(pointers: Sequence[str]) -> set[str]:
+    """Every place that one of these lies in."""
+    found: set[str] = set()
+    for pointer in pointers:
+        while (pointer := pointer.rpartition("/")[0]) and pointer not in found:
+            found.add(pointer)
+    return found
 
 
 def from_validation(error: ValidationError, body: Any) -> errors.InvalidRequest:
     """The problem for a body that was validated by hand."""
     details = [{**detail, "loc": ("body", *detail["loc"])} for detail in error.errors()]
     fields = field_errors(details, body)
-    return errors.InvalidRequest(_summary(fields), errors=fields)
+    return errors.InvalidRequest(_summary(fields), errors=fields[:MOST_ERRORS])
 
 
 def _pointer(detail: ErrorDetails, body: Any) -> str:
@@ -220,7 +227,22 @@ def _escape(step: int | str) -> str:
 def _sentence(detail: ErrorDetails) -> str:
     if detail["type"] == "json_invalid":
         return f"not JSON: {detail['ctx']['error']} at character {detail['loc'][-1]}"
-    return detail["msg"].removeprefix("Value error, ")
+    if detail["type"] in _SAY_WHAT_CAME:
+        return detail["msg"].removeprefix("Value error, ")
+    return detail["msg"] + _got(detail.get("input"))
+
+
+_SAY_WHAT_CAME = ("value_error", "assertion_error", "missing", "extra_forbidden", "too_long")
+"""Kinds of pydantic's errors that name what came, or of which it is of no use."""
+MOST_SHOWN = 60
+"""Characters of what came."""
+
+
+def _got(given: Any) -> str:
+    if not isinstance(given, str | int | float | bool | None):
+        return ""
+    shown = json.dumps(given, ensure_ascii=False)
+    return f", got {shown}" if len(shown) <= MOST_SHOWN else f", got {len(shown)} characters"
 
 
 def _summary(fields: Sequence[FieldError]) -> str:

@@ -15,7 +15,7 @@ class KeyCreate(Input):
     name: Annotated[PlainText, Field(min_length=1, max_length=100)] = Field(
         description="What the key is for.", examples=["nightly pipeline"]
     )
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = Field(
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3, fail_fast=True)] = Field(
         default=[Scope.READ, Scope.WRITE],
         description="`write` includes `read`; `admin` includes both. None that your own key lacks.",
     )

@@ -1,0 +1,86 @@
+"""Requests that are wrong in a great many places cost no more than their bytes."""
+
+import json
+from collections.abc import Iterator, Mapping
+from time import process_time
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import TypeAdapter
+
+from service.datasets.schemas import DatasetFields, DatasetReferenceCreate
+from service.fields import MAX_PAIRS
+from service.jobs.schemas import JobCreate
+from service.keys.schemas import KeyCreate
+from service.models.schemas import ModelFields
+
+MANY = 200_000
+SECONDS, BYTES = 5.0, 20_000
+PATCH = {"kind": "patch", "target_class": 0, "row": 0, "column": 0}
+JOB = {"model_id": "model_1", "clean_data": {"dataset_id": "dataset_1"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        JOB | {"probes": [PATCH | {"pixels": [[[]] * MANY]}]},
+        JOB | {"probes": [PATCH | {"pixels": [[]] * MANY}]},
+        JOB | {"probes": [PATCH | {"pixels": [[-1] * MANY]}]},
+        JOB | {"probes": [PATCH | {"pixels": [[[-1, -1, -1]] * MANY]}]},
+        JOB | {"probes": [{}] * MANY},
+        JOB | {"probes": [{"kind": "warp", "target_class": 0, "shifts": [[[99, 99]] * MANY]}]},
+        JOB | {"method": {"name": "argd", "teacher": {"phases": [{}] * MANY}}},
+        JOB | {"metadata": {str(number): number for number in range(MANY)}},
+        JOB | {str(number): number for number in range(MANY)},
+        JOB | {"policy": {str(number): number for number in range(MANY)}},
+    ],
+    ids=lambda body: next(iter(body.keys() - JOB.keys())),
+)
+def test_as_many_mistakes_as_fit_are_answered_soon_and_in_few_words(
+    client: httpx.Client, body: Mapping[str, Any]
+) -> None:
+    content = json.dumps(body)
+    begun = process_time()
+    answer = client.post(
+        "/v1/jobs", content=content, headers={"Content-Type": "application/json"}
+    )
+    spent = process_time() - begun
+    assert answer.status_code == 422
+    assert len(answer.content) < BYTES
+    assert 1 <= len(answer.json()["errors"]) <= 100
+    assert spent < SECONDS
+
+
+def test_objects_say_how_many_members_they_may_have(client: httpx.Client) -> None:
+    answer = client.post("/v1/jobs", json=JOB | {str(number): 0 for number in range(101)})
+    assert "at most 100 members are expected, got 103" in answer.json()["detail"]
+    answer = client.post("/v1/jobs", json=JOB | {"metadata": {str(n): "" for n in range(17)}})
+    assert f"at most {MAX_PAIRS} pairs are expected, got 17" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "model", [JobCreate, ModelFields, DatasetFields, DatasetReferenceCreate, KeyCreate]
+)
+def test_every_list_of_a_request_ends_at_its_first_mistake(model: type) -> None:
+    lists = [part for part in _parts(TypeAdapter(model).core_schema) if _is_a_list(part)]
+    assert all(part.get("fail_fast") for part in lists)
+    if model is JobCreate:
+        assert len(lists) > 10
+
+
+def _is_a_list(part: Mapping[str, Any]) -> bool:
+    if part.get("type") not in ("list", "tuple", "set", "frozenset", "generator"):
+        return False
+    # A tuple of a fixed length has no more mistakes than places.
+    return part["type"] != "tuple" or "variadic_item_index" in part
+
+
+def _parts(schema: object) -> Iterator[Mapping[str, Any]]:
+    if isinstance(schema, Mapping):
+        yield schema
+        for value in schema.values():
+            yield from _parts(value)
+    elif isinstance(schema, list | tuple):
+        for value in schema:
+            yield from _parts(value)
