@@ -14,6 +14,7 @@ from sanitizer.inputs import Inputs, load_inputs
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.planned import PlannedWork
 from sanitizer.progress import Emit, Progress
+from sanitizer.randomness import DRAWS
 from sanitizer.report.model import Report
 from sanitizer.run_state import CheckpointDamaged, RunState
 from sanitizer.spec import SanitizeSpec
@@ -135,6 +136,7 @@ def _fingerprint(
                 "checkpoint_seconds": True,
             },
         ),
+        "draws": DRAWS,
         "device": device.type,
         "precision": str(precision),
         "threads": torch.get_num_threads(),

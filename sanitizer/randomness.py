@@ -7,6 +7,10 @@ from hashlib import blake2b
 
 import torch
 
+DRAWS = 2
+"""Raised whenever the same seeds come to give other numbers: a run that an older version began is
+then begun anew, lest it end in nobody's bytes."""
+
 
 def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed that depends on every part and on their order."""

@@ -104,8 +104,8 @@ class HardenedStep(SharpnessAwareStep):
             return output
         size = len(labels)
         count = self._perturbed_of(size)
-        mine = self._mine(images, size, count)
-        perturbed = images[mine]
+        mine = self._mine(size, count)
+        perturbed = images[:mine]
         if self.hardening.random_triggers:
             perturbed = self._with_triggers(perturbed, labels[:count], size)
         if self.bound:
@@ -113,7 +113,7 @@ class HardenedStep(SharpnessAwareStep):
         with no_statistics(self.step.network):
             logits = self.step.classify(perturbed)
         everywhere = logits.new_zeros((len(images), logits.shape[1]))
-        everywhere[mine] = logits
+        everywhere[:mine] = logits
         (whole,) = self.group.gather([everywhere], size)
         loss = functional.cross_entropy(whole[:count], labels[:count])
         losses = {**output.losses, "perturbed": self.hardening.perturbed_weight * loss}
@@ -124,12 +124,12 @@ class HardenedStep(SharpnessAwareStep):
         if count == size or not self.hardening.random_triggers:
             return super().at_weights(images, labels, count)
         many = self._perturbed_of(size)
-        mine = self._mine(images, size, many)
-        changed = self._with_triggers(images[mine], labels[:many], size)
+        mine = self._mine(size, many)
+        changed = self._with_triggers(images[:mine], labels[:many], size)
         everywhere = torch.zeros_like(images)
-        everywhere[mine] = changed
+        everywhere[:mine] = changed
         first, first_changed = self.group.first([images, everywhere], size, count)
-        self._changed = first_changed[self._mine(first, count, many)]
+        self._changed = first_changed[: self._mine(count, many)]
         output = self(first, labels[:count])
         self._changed = changed
         return output
@@ -144,9 +144,10 @@ class HardenedStep(SharpnessAwareStep):
         """
         return min(size, part_of(self._whole or size, self.hardening.perturbed_share))
 
-    def _mine(self, images: Tensor, size: int, count: int) -> Tensor:
-        """Which of this process's images are among the first of a batch, a bool for each."""
-        return torch.arange(size, device=images.device)[self.group.share(size)] < count
+    def _mine(self, size: int, count: int) -> int:
+        """How many of the first images of a batch are this process's: the first of its own."""
+        mine = self.group.share(size)
+        return max(0, min(mine.stop, count) - mine.start)
 
     def _with_triggers(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
         """The same in both passes of a step: an image's trigger is drawn once.
@@ -173,7 +174,7 @@ class HardenedStep(SharpnessAwareStep):
             elif self._lures is None:
                 raise RuntimeError("nobody is there to choose among random triggers")
             else:
-                mine = labels[rows.to(labels.device)]
+                mine = labels[self.group.share(size)]
                 self._changed = self._lures.choose(changed, kinds, mine)
         return self._changed
 

@@ -172,12 +172,12 @@ def draw_numbers(
     """
     channels, height, width = shape
     one, picture = (1, 1, 1), ((), (1, 1, 1))
-    noise = (channels, height, width)
+    largest = max(1, round(_largest_side(min(height, width))))
     shapes: tuple[Shape, ...] = (
         (one, one, one, one),
-        (one, one, noise, *picture),
+        (one, one, (channels, SMOOTHEST, SMOOTHEST), (), *picture),
         (one, *picture, (1,), (1,), one, one),
-        (one, one, one, noise, (channels, 1, 1), one),
+        (one, one, one, (channels, largest, largest), (channels, 1, 1), one),
         ((2, WARP_GRID, WARP_GRID), one),
     )[kind]
     return tuple(torch.rand(count, *each, generator=generator) for each in shapes)
@@ -223,7 +223,7 @@ def _marks(kind: int, numbers: Numbers, pictures: Tensor, images: Tensor) -> Mar
     moved = [each.to(images.device, images.dtype) for each in numbers]
     if kind == VEIL:
         # As long as numbers are where they were drawn nobody has to wait for a GPU to tell.
-        return _veils(moved, _points(numbers[1]), pictures, images)
+        return _veils(moved, numbers, pictures, images)
     make = {GRATING: _gratings, REFLECTION: _reflections, PATCH: _patches, WARP: _warps}[kind]
     return make(moved, pictures, images)
 
@@ -254,27 +254,47 @@ def _gratings(numbers: Sequence[Tensor], _pictures: Tensor, images: Tensor) -> M
     return (_scaled(amplitude, *AMPLITUDES) * waves,)
 
 
-def _points(what: Tensor) -> Tensor:
-    """Of veils, points of a side of the grid that smooth noise is stretched from, [n]; of those
-    that are not smooth noise, more than `SMOOTHEST`."""
-    return 1 + (what.flatten() * (SMOOTHEST / SMOOTH_SHARE)).long()
+def _veils(
+    numbers: Sequence[Tensor], drawn: Sequence[Tensor], pictures: Tensor, images: Tensor
+) -> Marks:
+    """Noise to be blended in, fine or smooth, or a picture; and how much of it.
 
-
-def _veils(numbers: Sequence[Tensor], points: Tensor, pictures: Tensor, images: Tensor) -> Marks:
-    """Noise to be blended in, fine or smooth, or a picture; and how much of it."""
-    share, what, noise, which, mirrored = numbers
-    veil = torch.where(what < 0.5, noise, _some_of(pictures, which, mirrored))
+    Args:
+        numbers: Where the images are.
+        drawn: The same, where they were drawn.
+    """
+    share, _, grid, _, which, mirrored = numbers
+    what, seeds = drawn[1].flatten(), drawn[3]
+    veil = _some_of(pictures, which, mirrored)
+    points = 1 + (what * (SMOOTHEST / SMOOTH_SHARE)).long()
     for side in range(1, SMOOTHEST + 1):
         places = (points == side).nonzero()[:, 0].to(images.device)
         if len(places):
             smooth = functional.interpolate(
-                noise[places, :, :side, :side],
+                grid[places, :, :side, :side],
                 size=images.shape[2:],
                 mode="bicubic",
                 align_corners=side > 1,
             )
             veil[places] = smooth.clamp(0, 1)
+    fine = ((points > SMOOTHEST) & (what < 0.5)).nonzero()[:, 0]
+    if len(fine):
+        veil[fine.to(images.device)] = _noise(seeds[fine], images)
     return _scaled(share, *SHARES), veil
+
+
+def _noise(seeds: Tensor, images: Tensor) -> Tensor:
+    """Uniform noise of the images' size, for each of these numbers its own.
+
+    Made of one number, lest all processes draw what few triggers need: of 224 x 224 pixels that
+    took longer than a step.
+    """
+    generator = torch.Generator()
+    made = []
+    for seed in seeds.tolist():
+        generator.manual_seed(int(seed * 2**24))
+        made.append(torch.rand(images.shape[1:], generator=generator))
+    return torch.stack(made).to(images.device, images.dtype)
 
 
 def _reflections(numbers: Sequence[Tensor], pictures: Tensor, images: Tensor) -> Marks:
@@ -308,18 +328,26 @@ def _blur(side: int, like: Tensor) -> Tensor:
     return mean @ mean
 
 
+def _largest_side(shorter: int) -> float:
+    """Of patches on images with such a shorter side, pixels."""
+    return min(shorter, max(LARGE_SIDE, SIDES[1] * shorter))
+
+
 def _patches(numbers: Sequence[Tensor], _pictures: Tensor, images: Tensor) -> Marks:
     """Squares of noise or of one colour, anywhere: where they are, and what."""
     height, width = images.shape[2:]
     side, top, left, noise, colour, is_noise = numbers
-    shorter = min(height, width)
-    largest = min(shorter, max(LARGE_SIDE, SIDES[1] * shorter))
-    side = _scaled(side, SIDES[0] * shorter, largest).round().clamp(min=1)
-    top, left = (top * (height - side)).round(), (left * (width - side)).round()
-    rows = torch.arange(height, device=images.device)[None, None, :, None]
-    columns = torch.arange(width, device=images.device)[None, None, None, :]
-    inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
-    return inside, torch.where(is_noise < 0.5, noise, colour)
+    shorter, largest = min(height, width), noise.shape[2]
+    side = _scaled(side, SIDES[0] * shorter, _largest_side(shorter)).round().clamp(min=1)
+    top, left = (top * (height - side)).round().long(), (left * (width - side)).round().long()
+    rows = torch.arange(height, device=images.device)[None, None, :, None] - top
+    columns = torch.arange(width, device=images.device)[None, None, None, :] - left
+    inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+    channels = noise.shape[1]
+    rows = rows.clamp(0, largest - 1).expand(-1, channels, -1, largest)
+    columns = columns.clamp(0, largest - 1).expand(-1, channels, height, -1)
+    moved = noise.gather(2, rows).gather(3, columns)
+    return inside, torch.where(is_noise < 0.5, moved, colour)
 
 
 def _warps(numbers: Sequence[Tensor], _pictures: Tensor, images: Tensor) -> Marks:

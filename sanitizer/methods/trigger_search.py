@@ -110,6 +110,10 @@ class FoundTriggers:
         places = torch.multinomial(weights, size, replacement=True, generator=generator)[wanted]
         parents = tuple(each[places] for each in found.numbers)
         near = _changed(parents, NEARNESS, generator, (size, wanted))
+        if kind == VEIL:
+            # What a veil is made of has borders: a little beyond one it is another.
+            share, _, *rest = near
+            near = (share, parents[1], *rest)
         return tuple(
             torch.where(moved.view(-1, *[1] * (new.dim() - 1)), new, old[wanted])
             for new, old in zip(near, numbers, strict=True)

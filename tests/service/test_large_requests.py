@@ -42,9 +42,7 @@ def test_as_many_mistakes_as_fit_are_answered_soon_and_in_few_words(
 ) -> None:
     content = json.dumps(body)
     begun = process_time()
-    answer = client.post(
-        "/v1/jobs", content=content, headers={"Content-Type": "application/json"}
-    )
+    answer = client.post("/v1/jobs", content=content, headers={"Content-Type": "application/json"})
     spent = process_time() - begun
     assert answer.status_code == 422
     assert len(answer.content) < BYTES

@@ -171,6 +171,16 @@ def test_those_that_are_wanted_are_what_they_would_be_among_all(kind: int) -> No
     assert all(torch.equal(new, old[wanted]) for new, old in zip(some, everybody, strict=True))
 
 
+def test_what_a_found_veil_is_made_of_stays() -> None:
+    found = found_in(FallsForShade()).for_share(1.0)
+    drawn = draw_numbers(VEIL, 400, IMAGES.shape, make_generator(2))
+
+    moved = found.replaced(VEIL, drawn, torch.arange(400), make_generator(3))
+
+    assert set(moved[1].flatten().tolist()) <= set(found.kinds[VEIL].numbers[1].flatten().tolist())
+    assert len({tuple(grid.flatten().tolist()) for grid in moved[2]}) > 200
+
+
 class FallsForShade(nn.Module):
     """A model of digits that calls an image a 7 whose upper half is far brighter."""
 
