@@ -44,7 +44,9 @@ def draw(labels: NDArray[np.int64], images: int | None, seed: int) -> Indices:
     return np.sort(np.concatenate(drawn))
 
 
-def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Indices, Indices]:
+def hold_out(
+    labels: NDArray[np.int64], fraction: float, seed: int, *, every_class: bool = True
+) -> tuple[Indices, Indices]:
     """Splits images in two, class by class.
 
     Each class gives `fraction` of its images, rounded to the nearest, to the second part, but
@@ -53,6 +55,9 @@ def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Ind
     Args:
         labels: Class of each image, [N].
         fraction: Share of the second part, in (0, 1).
+        every_class: Otherwise the second part has `fraction` of all images, one at least, the
+            classes in their shares by largest remainder: many small classes give none, where each
+            would give one, which may be half of all.
 
     Returns:
         Indices into `labels`: kept, held out; both ascending.
@@ -63,10 +68,14 @@ def hold_out(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[Ind
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be in (0, 1), got {fraction}")
     classes, counts = np.unique(labels, return_counts=True)
-    held = []
-    for label, count in zip(classes, counts, strict=True):
-        share = min(max(1, int(count * fraction + 0.5)), int(count) - 1)
-        held.append(_shuffled(labels, int(label), seed, "hold_out")[:share])
+    if every_class:
+        shares = np.maximum(1, (counts * fraction + 0.5).astype(np.int64))
+    else:
+        shares = _apportion(counts, max(1, int(len(labels) * fraction + 0.5)))
+    held = [
+        _shuffled(labels, int(label), seed, "hold_out")[:share]
+        for label, share in zip(classes, np.minimum(shares, counts - 1), strict=True)
+    ]
     apart = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
     if not len(apart):
         raise NotEnoughImages(

@@ -107,6 +107,7 @@ def retuning_of(method: MethodConfig) -> Training:
             "weight_decay": RETUNING_WEIGHT_DECAY,
             "fit_augmentation": True,
             "easy_batch_size": None,
+            "least_epoch_images": 0,
         }
     )
 

@@ -50,7 +50,11 @@ DEVIATION = 1.4826
 
 
 def inspect(
-    subject: Subject, found: list[Found], on_search: Callable[[], None] = lambda: None
+    subject: Subject,
+    found: list[Found],
+    on_search: Callable[[], None] = lambda: None,
+    *,
+    first: Sequence[int] = (),
 ) -> Inspection:
     """Searches a model for a change of every family that leads to a class, class by class.
 
@@ -58,9 +62,10 @@ def inspect(
         found: Gets each change that is found. What is in it, of an inspection of the same model
             that was interrupted, is not searched again.
         on_search: Called after the searches that were made together.
+        first: Classes that are searched in any case, where there are too many for all.
     """
     begun = monotonic()
-    targets = likely_targets(subject)
+    targets = likely_targets(subject, first)
     there = {(each.target, each.change.family) for each in found}
     for family in ChangeFamily:
         for group in groups_of(subject, targets):

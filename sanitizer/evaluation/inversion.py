@@ -251,8 +251,9 @@ def _frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def likely_targets(subject: Subject) -> list[int]:
-    """The classes to search: all, or of many those that misled images fall into most.
+def likely_targets(subject: Subject, first: Sequence[int] = ()) -> list[int]:
+    """The classes to search: all, or of many these first and those that misled images fall into
+    most.
 
     A pattern that is added to all images, and made to mislead as many as it can, tends to lead them
     to the target of a backdoor (Zeng et al., ICLR 2022, make use of that).
@@ -264,7 +265,7 @@ def likely_targets(subject: Subject) -> list[int]:
         counts += _misled(subject, make_generator(subject.seed, "likely targets", attempt))
     # Where counts are equal, the lower class: the same each time.
     order = np.argsort(-counts, kind="stable")
-    return sorted(int(target) for target in order[:MAX_TARGETS])
+    return sorted(list(dict.fromkeys([*first, *order.tolist()]))[:MAX_TARGETS])
 
 
 def _misled(subject: Subject, generator: torch.Generator) -> NDArray[np.int64]:

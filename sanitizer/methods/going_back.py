@@ -55,8 +55,8 @@ def go_back(
         tell: Called with how many images went through the network since the last call.
 
     Returns:
-        `gone`, the share of the way; and `regained`, the most that a found trigger gained by it, or
-        by the shortest way where that was too much.
+        `gone`, the share of the way; and `regained`, the most that a found trigger gained by it.
+        Where nothing is gone, by the shortest way: it was too much, or too many images were lost.
     """
     network.eval()
     here = [value.detach().clone() for value in _moving(network)]
@@ -71,6 +71,8 @@ def go_back(
         _lay(network, here, there, most * share)
         kept = _right(network, panel, tell) >= right - MOST_LOST
         gained = _rates(network, panel, found, tell) - rates
+        if not gained.isfinite().all():
+            continue
         regained = max(0.0, float(gained.max())) if len(gained) else 0.0
         if kept and regained <= most_regained:
             return {"gone": round(most * share, 4), "regained": round(regained, 4)}
@@ -106,4 +108,5 @@ def _moving(network: nn.Module) -> list[Tensor]:
 @torch.no_grad()
 def _lay(network: nn.Module, here: Sequence[Tensor], there: Sequence[Tensor], share: float) -> None:
     for value, start, end in zip(_moving(network), here, there, strict=True):
-        value.copy_(start.lerp(end, share))
+        # Of an end that is no number nothing is none, too.
+        value.copy_(start.lerp(end, share) if share else start)

@@ -146,8 +146,8 @@ class HardenedStep(SharpnessAwareStep):
 
     def _mine(self, size: int, count: int) -> int:
         """How many of the first images of a batch are this process's: the first of its own."""
-        mine = self.group.share(size)
-        return max(0, min(mine.stop, count) - mine.start)
+        start, stop, _ = self.group.share(size).indices(size)
+        return max(0, min(stop, count) - start)
 
     def _with_triggers(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
         """The same in both passes of a step: an image's trigger is drawn once.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sanitizer.cost.workload import CHANGING_BATCH, heldout_share
@@ -23,7 +24,9 @@ Tell = Callable[[int], None]
 
 
 def hold_out_clean(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
-    """A tenth of the clean images, class by class, kept apart to choose by.
+    """A tenth of the clean images kept apart to choose by, the classes in their shares.
+
+    Of so few images that a class has none to give, it gives none.
 
     Args:
         seed: Of the run.
@@ -34,7 +37,12 @@ def hold_out_clean(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     Raises:
         NotEnoughImages: No class has two images.
     """
-    kept, held = hold_out(images.labels, heldout_share(len(images)), derive_seed(seed, "heldout"))
+    kept, held = hold_out(
+        images.labels,
+        heldout_share(len(images)),
+        derive_seed(seed, "heldout"),
+        every_class=False,
+    )
     return images.subset(kept), images.subset(held)
 
 
@@ -49,12 +57,17 @@ def count_right(network: nn.Module, images: ImageSet, tell: Tell) -> int:
     return int(right)
 
 
+def places_in_batches(images: ImageSet) -> Iterator[NDArray[np.int64]]:
+    """The places of all images in order, as many at a time as a network may be given."""
+    size = max(1, min(CHANGING_BATCH, BATCH_VALUES // math.prod(images.shape)))
+    for start in range(0, len(images), size):
+        yield np.arange(start, min(start + size, len(images)))
+
+
 def batches_for(network: nn.Module, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
     """All images in order, in [0, 1], as the network's weights are; labels int64, on the CPU."""
     weight = next(network.parameters())
-    size = max(1, min(CHANGING_BATCH, BATCH_VALUES // math.prod(images.shape)))
-    for start in range(0, len(images), size):
-        places = np.arange(start, min(start + size, len(images)))
+    for places in places_in_batches(images):
         pixels = torch.from_numpy(images.read(places)).to(weight.device)
         labels = torch.from_numpy(images.labels[places])
         yield pixels.to(weight.dtype).div_(255), labels

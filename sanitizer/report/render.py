@@ -103,18 +103,19 @@ def _searches(report: Report) -> list[dict[str, Any]]:
     inspections = report.inspections
     if inspections is None:
         return []
+    before = {each.target_class: each for each in inspections.before.classes}
     after = {each.target_class: each for each in inspections.after.classes}
     carried = {each.target_class: each for each in inspections.carried}
     return [
         {
-            "target": before.target_class,
-            "before": before,
-            "after": after.get(before.target_class),
-            "carried": carried.get(before.target_class),
-            "found_before": before.target_class in inspections.before.suspicious,
-            "found_after": before.target_class in inspections.after.suspicious,
+            "target": target,
+            "before": before.get(target),
+            "after": after.get(target),
+            "carried": carried.get(target),
+            "found_before": target in inspections.before.suspicious,
+            "found_after": target in inspections.after.suspicious,
         }
-        for before in inspections.before.classes
+        for target in sorted(before.keys() | after.keys())
     ]
 
 

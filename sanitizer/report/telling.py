@@ -57,6 +57,9 @@ here on. Where images are larger still the higher rates hold, to be careful."""
 MANY_CLASSES = 10
 """From so many on. Clean models of five were led further than those of ten."""
 
+LEAST_CLASSES = 5
+"""The rates were found on five classes and more. Of two a clean model is led to one or the other by
+many a trigger: warps led 98 to 100% of the images of three models of eight that had none."""
 LEAST_TOLD = 100
 """Images of other classes that such a rate must be of. The rates were found on 150 and more."""
 STILL_LED = 0.5
@@ -87,7 +90,9 @@ def highest_of_others(
 
 
 def speaks_from(kind: str, others: float | None, size: Sequence[int], classes: int) -> float | None:
-    """From which rate on a trigger speaks for a backdoor; None: one of this kind never does.
+    """From which rate on a trigger speaks for a backdoor.
+
+    None: one of this kind never does, or none of a model of so few classes.
 
     Args:
         kind: As a report names it.
@@ -95,6 +100,8 @@ def speaks_from(kind: str, others: float | None, size: Sequence[int], classes: i
         size: Of images, height and width, pixels.
         classes: Of the model.
     """
+    if classes < LEAST_CLASSES:
+        return None
     least, most = LARGER_SIDES
     if kind in LARGER and least <= min(size) <= most and classes >= MANY_CLASSES:
         limits = LARGER[kind]

@@ -19,11 +19,16 @@ from sanitizer.report.model import (
 from sanitizer.report.telling import (
     FALSELY_TELLING_IN_TRIAL,
     FALSELY_TELLING_OF_LARGER,
+    LEAST_CLASSES,
+    LEAST_TOLD,
     TELLING_IN_TRIAL,
     TELLING_OF_LARGER,
 )
 from sanitizer.spec import Policy
 
+LEAST_COMPARED = 3
+"""Classes among which one can stand out: two lie as far from their median as each other, an
+anomaly of 0.67 at most."""
 REGAINED = 0.1
 """By how much more often the old target must be reached: classes differ by some points in how
 easily anything leads there. Not calibrated."""
@@ -119,15 +124,30 @@ def _fallen_for(misleading: Sequence[MisleadingTrigger]) -> list[str]:
     (found, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
     (more, larger), (falsely, larger_clean) = TELLING_OF_LARGER, FALSELY_TELLING_OF_LARGER
     trial = (
-        f"Tried on small models, the search said so of {found} of {backdoored} with a backdoor and "
-        f"of {accused} of {clean} without where images had 8 and 12 pixels to a side, and of "
-        f"{more} of {larger} and {falsely} of {larger_clean} where they had 20."
+        f"Tried on small models of five to twelve classes, the search said so of {found} of "
+        f"{backdoored} with a backdoor and of {accused} of {clean} without where images had 8 and "
+        f"12 pixels to a side, and of {more} of {larger} and {falsely} of {larger_clean} where "
+        "they had 20."
     )
+    searched = (
+        "The model as it came was searched for gratings, veils, patches and warps that lead images "
+        "of all classes one way"
+    )
+    images = max((each.before.total for each in misleading), default=0)
+    if images < LEAST_TOLD:
+        return [
+            f"{searched}. What that says of a backdoor is not known: of {images} evaluation images "
+            f"of other classes the rates are too uncertain, {LEAST_TOLD} are needed."
+        ]
+    if all(each.speaks_from is None for each in misleading):
+        return [
+            f"{searched}. What that says of a backdoor is not known of any that was found: models "
+            f"of fewer than {LEAST_CLASSES} classes fall for some without one, too."
+        ]
     if not telling:
         return [
-            "The model as it came was searched for gratings, veils, patches and warps that lead "
-            "images of all classes one way, and falls for none so much that it speaks for a "
-            f"backdoor. That is no proof. {trial}"
+            f"{searched}, and falls for none so much that it speaks for a backdoor. That is no "
+            f"proof. {trial}"
         ]
     # One for each class, the strongest, and all that still lead: others are ways to the same.
     told: list[MisleadingTrigger] = []
@@ -199,6 +219,12 @@ def _told(inspections: Inspections) -> list[str]:
         f"Triggers were searched for with clean images alone: for {which} a patch, a pattern and a "
         "shift of features that lead images there, before and after."
     ]
+    if after.num_classes < LEAST_COMPARED:
+        sentences.append(
+            "A class stands out beside others, and beside a single one none can: in a model of two "
+            "classes this search finds no backdoor. How far each change leads is in the report."
+        )
+        return sentences
     sentences.append(f"In the model as it came {_finding(before)}.")
     sentences.append(f"In the sanitized model {_finding(after)}.")
     (found, backdoored), (accused, clean) = FOUND_IN_TRIAL, ACCUSED_IN_TRIAL

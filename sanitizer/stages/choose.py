@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from time import monotonic
 
-import numpy as np
 import torch
 
 from sanitizer.choice import Tried, best_of, worst_of
@@ -14,6 +13,7 @@ from sanitizer.evaluation.inspection import classes_of
 from sanitizer.evaluation.inversion import Found
 from sanitizer.evaluation.predict import predict
 from sanitizer.events import MetricEvent, Stage
+from sanitizer.methods.heldout import places_in_batches
 from sanitizer.methods.plan import MethodStage, check_applies, plan
 from sanitizer.report.model import StageRecord
 from sanitizer.spec import AutoConfig, SingleMethodConfig
@@ -101,7 +101,8 @@ def _why_too_long(run: Run, method: SingleMethodConfig, limit: float) -> str:
     through = {each.method for each in run.state.tried if not each.left_out}
     stages = [s for each in run.tries if each.name in through for s in plan(each)]
     spent = sum(seconds[stage.stage] for stage in stages)
-    expected = spent * _passes(plan(method)) / _passes(stages)
+    images = len(run.trained_on)
+    expected = spent * _work(plan(method), images) / _work(stages, images)
     left = limit - run.seconds()
     if expected <= left:
         return ""
@@ -125,8 +126,12 @@ def _judged(run: Run, name: str, seconds: float, found: list[Found]) -> Tried:
     begun = monotonic()
     held = run.chosen_by
     run.network.eval()
-    pixels = torch.from_numpy(held.read(np.arange(len(held))))
-    answers = predict(run.network, pixels, run.device)
+    answers = torch.cat(
+        [
+            predict(run.network, torch.from_numpy(held.read(places)), run.device)
+            for places in places_in_batches(held)
+        ]
+    )
     subject = replace(subject_of(run), measured=held)
     residual, target, images = worst_of(classes_of(subject, carried(found), {}))
     run.state.choice_seconds += monotonic() - begun
@@ -156,5 +161,5 @@ def _choose(run: Run) -> None:
     run.record(Stage.CHOOSE, run.state.choice_seconds, values=values)
 
 
-def _passes(stages: Sequence[MethodStage]) -> float:
-    return sum(stage.passes for stage in stages)
+def _work(stages: Sequence[MethodStage], images: int) -> float:
+    return sum(stage.work(images) for stage in stages)

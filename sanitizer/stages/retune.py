@@ -2,7 +2,7 @@
 
 from sanitizer.cost.workload import RETUNED_IMAGES, RETUNING_RATE
 from sanitizer.data.splits import draw
-from sanitizer.errors import TrainingDiverged
+from sanitizer.errors import NotEnoughImages, TrainingDiverged
 from sanitizer.evaluation.durability import Delivered, measure_durability, retuning_of
 from sanitizer.events import MetricEvent, Stage
 from sanitizer.randomness import derive_seed
@@ -57,6 +57,9 @@ def retune(run: Run) -> Durability | None:
             "Durability cannot be told: at a learning rate of "
             f"{RETUNING_RATE:g} a copy of the sanitized model diverged.",
         )
+        return None
+    except NotEnoughImages as error:
+        run.journal.warn("retuning_left_out", f"Durability cannot be told: {error}")
         return None
     if is_new:
         run.journal.emit(MetricEvent(stage=Stage.RETUNE, values=_retuned_figures(durability)))

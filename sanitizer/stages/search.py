@@ -36,7 +36,10 @@ def search(run: Run, stage: Stage, message: str) -> list[Found]:
             run.save()
             saved_at = monotonic()
 
-    inspection = inspect(subject, found, on_search)
+    # What was found before is to be compared with the same class.
+    before = run.state.inspected.get(Stage.INSPECT.value)
+    first = before.suspicious if before else ()
+    inspection = inspect(subject, found, on_search, first=first)
     run.state.inspected[stage.value] = inspection
     values = {
         f"estimated_asr.{each.target_class}": each.estimated_asr for each in inspection.classes

@@ -94,3 +94,27 @@ def test_a_hold_out_is_a_function_of_its_seed() -> None:
 def test_a_hold_out_of_nothing_or_all_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="fraction"):
         hold_out(np.zeros(4, dtype=np.int64), fraction, 0)
+
+
+def test_of_many_small_classes_no_more_is_held_out_than_was_asked_for() -> None:
+    labels = np.repeat(np.arange(1000), 2)
+    kept, held = hold_out(labels, 0.1, 0, every_class=False)
+    assert (len(kept), len(held)) == (1800, 200)
+    assert len(np.unique(labels[kept])) == 1000
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_of_large_classes_each_gives_its_share_either_way(seed: int) -> None:
+    labels = np.repeat(np.arange(10), 250)
+    for either, other in zip(
+        hold_out(labels, 0.1, seed), hold_out(labels, 0.1, seed, every_class=False), strict=True
+    ):
+        np.testing.assert_array_equal(either, other)
+
+
+def test_one_image_is_held_out_at_least_and_no_class_is_lost() -> None:
+    kept, held = hold_out(np.array([0, 0, 1]), 0.1, 0, every_class=False)
+    assert held.tolist() in ([0], [1])
+    assert len(kept) == 2
+    with pytest.raises(NotEnoughImages):
+        hold_out(np.array([0, 1]), 0.1, 0, every_class=False)

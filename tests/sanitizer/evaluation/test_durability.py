@@ -21,7 +21,16 @@ from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 from sanitizer.report.model import Durability, Retuned
 from sanitizer.report.verdict import comes_back, is_regained
-from sanitizer.spec import ClpConfig, FinetuneConfig, Phase, Policy, Probe
+from sanitizer.spec import (
+    ArgdConfig,
+    AutoConfig,
+    ClpConfig,
+    FinetuneConfig,
+    MethodConfig,
+    Phase,
+    Policy,
+    Probe,
+)
 from tests.sanitizer.evaluation.builders import PROBE, TARGET, images
 from tests.sanitizer.evaluation.conftest import TRAINING
 
@@ -157,3 +166,14 @@ def test_copies_are_augmented_as_the_method_has_it() -> None:
     # One that trains nothing has no settings of that kind.
     assert retuning_of(ClpConfig()).horizontal_flip
     assert np.isclose(upright.learning_rate(2), 0.01)
+
+
+@pytest.mark.parametrize(
+    "method", [ArgdConfig(), FinetuneConfig(), ClpConfig(), AutoConfig(), {"preset": "fast"}]
+)
+def test_copies_are_retuned_as_much_whatever_the_method(
+    method: MethodConfig | dict[str, str],
+) -> None:
+    config = ArgdConfig.model_validate(method) if isinstance(method, dict) else method
+    training = retuning_of(config)
+    assert (training.epochs, training.batch_size, training.epoch_images(500)) == (3, 64, 500)

@@ -83,3 +83,7 @@ def test_of_many_classes_those_are_searched_that_misled_images_fall_into(
     assert len(chosen) == 4
     assert chosen == sorted(chosen)
     assert TARGET in chosen
+    (other,) = set(likely_targets(subject, [9, TARGET, 8, 0])) - {9, TARGET, 8}
+    assert other == 0
+    assert len(likely_targets(subject, [9])) == 4
+    assert 9 in likely_targets(subject, [9])

@@ -152,3 +152,10 @@ def test_who_goes_back(method: dict[str, Any]) -> None:
     assert [stage.stage for stage in plan(default)][-1] is Stage.GO_BACK
     assert tried_images(default, 2500) == 4 * 13 * 128
     assert tried_images(default, 100) == 4 * 13 * 100
+
+
+def test_it_does_not_go_where_answers_are_no_numbers() -> None:
+    network = Leaning(0.0)
+    figures = gone(network, Leaning(float("nan")), most_regained=1.0, found=veils())
+    assert figures["gone"] == 0.0
+    assert network.weight.item() == 0.0

@@ -185,13 +185,30 @@ def test_what_the_model_fell_for_speaks_for_a_backdoor_and_what_is_left_of_it_fo
 
 def test_of_few_images_or_of_a_kind_that_nobody_calibrated_nothing_is_told() -> None:
     of_few = {"before": wilson(50, 50), "after": wilson(50, 50)}
-    for found in (
-        MisleadingTrigger(kind="patch", target_class=3, **of_few),
-        build_misleading("reflection", 200, 200),
+    for found, why in (
+        ([MisleadingTrigger(kind="patch", target_class=3, **of_few)], "of 50 evaluation images"),
+        ([], "of 0 evaluation images"),
+        ([build_misleading("reflection", 200, 200)], "fewer than 5 classes"),
     ):
-        decision = decide(POLICY, GOOD, GOOD, misleading=[found])
+        decision = decide(POLICY, GOOD, GOOD, misleading=found)
         assert decision.verdict is Verdict.ALLOWED
-        assert any("That is no proof." in reason for reason in decision.reasons)
+        (told,) = (reason for reason in decision.reasons if "searched for gratings" in reason)
+        assert "What that says of a backdoor is not known" in told
+        assert why in told
+        assert "falls for none" not in told
+
+
+@pytest.mark.parametrize("kind", ["veil", "patch", "warp"])
+def test_of_few_classes_no_rate_speaks_for_a_backdoor(kind: str) -> None:
+    for size in ((8, 8), (32, 32), (224, 224)):
+        assert speaks_from(kind, 0.0, size, 4) is None
+        assert speaks_from(kind, 0.0, size, 5) is not None
+
+
+def test_of_two_classes_it_is_said_that_none_can_stand_out() -> None:
+    reasons = decide(POLICY, GOOD, GOOD, build_inspections(num_classes=2)).reasons
+    assert any("in a model of two classes this search finds no backdoor" in r for r in reasons)
+    assert not any("no class stands out" in reason for reason in reasons)
 
 
 def test_of_several_triggers_to_a_class_the_strongest_is_told() -> None:
@@ -207,16 +224,15 @@ def test_of_several_triggers_to_a_class_the_strongest_is_told() -> None:
 
 def test_falling_for_as_much_as_clean_models_do_is_no_proof_of_anything() -> None:
     rate = round(200 * TELLING_RATES["patch"]) - 1
-    for found in ([], [build_misleading("patch", rate, rate)]):
-        decision = decide(POLICY, GOOD, GOOD, misleading=found)
-        assert decision.verdict is Verdict.ALLOWED
-        (told,) = (reason for reason in decision.reasons if "searched for gratings" in reason)
-        assert "That is no proof." in told
-        (found_in_trial, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
-        assert f"of {found_in_trial} of {backdoored} with a backdoor" in told
-        assert f"of {accused} of {clean} without" in told
-        (more, larger), (falsely, others) = TELLING_OF_LARGER, FALSELY_TELLING_OF_LARGER
-        assert f"of {more} of {larger} and {falsely} of {others} where they had 20" in told
+    decision = decide(POLICY, GOOD, GOOD, misleading=[build_misleading("patch", rate, rate)])
+    assert decision.verdict is Verdict.ALLOWED
+    (told,) = (reason for reason in decision.reasons if "searched for gratings" in reason)
+    assert "That is no proof." in told
+    (found_in_trial, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
+    assert f"of {found_in_trial} of {backdoored} with a backdoor" in told
+    assert f"of {accused} of {clean} without" in told
+    (more, larger), (falsely, others) = TELLING_OF_LARGER, FALSELY_TELLING_OF_LARGER
+    assert f"of {more} of {larger} and {falsely} of {others} where they had 20" in told
 
 
 @pytest.mark.parametrize(
