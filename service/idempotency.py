@@ -2,9 +2,10 @@
 
 The first request claims the key in a transaction of its own, so that a second one is told at once
 that the first is running. The answer is stored in the transaction that does the work: either both
-are there or neither. A claim whose process died is free again after a while; a request that lost
-its claim that way is undone, not stored. Only successes are stored: a request that failed may be
-sent again with the same key.
+are there or neither. A claim whose process died is free again after a while; one whose upload still
+arrives is renewed, however long that takes. A request whose claim ran out and was taken by another
+is undone, not stored. Only successes are stored: a request that failed may be sent again with the
+same key.
 """
 
 import hashlib
@@ -42,6 +43,7 @@ HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
 CLAIM_LASTS = timedelta(minutes=1)
 UPLOAD_CLAIM_LASTS = timedelta(minutes=15)
+"""From the last bytes that came on, give or take a third."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Once:
         self._key = key
         self._remembered = remembered
         self._claimed_at: datetime | None = None
+        self._lasts = CLAIM_LASTS
+        self._renewed_at: datetime | None = None
         self._found: IdempotencyRecord | None = None
 
     def begin(self, *, lasts: timedelta = CLAIM_LASTS) -> None:
@@ -98,7 +102,8 @@ class Once:
         """
         if self._key is None:
             return
-        now = utc_now()
+        now = self._renewed_at = utc_now()
+        self._lasts = lasts
         # Two that insert at the same time: the primary key lets one in, the other is told so.
         with suppress(IntegrityError), transaction(self._sessions) as session:
             session.execute(
@@ -120,6 +125,24 @@ class Once:
         if self._claimed_at is None and (self._found is None or self._found.status_code is None):
             raise IdempotentRequestRunning(
                 f"The first request with the idempotency key {self._key!r} has not ended."
+            )
+
+    async def keep(self) -> None:
+        """Renews the claim where a third of its time is over: the request is being worked on."""
+        now = utc_now()
+        if self._claimed_at is None or self._renewed_at is None:
+            return
+        if now - self._renewed_at >= self._lasts / 3:
+            self._renewed_at = now
+            await run_in_threadpool(self._renew, now)
+
+    def _renew(self, now: datetime) -> None:
+        # If that fails, the next time may not.
+        with suppress(OperationalError), transaction(self._sessions) as session:
+            session.execute(
+                update(IdempotencyRecord)
+                .where(*self._unfinished())
+                .values(expires_at=now + self._lasts)
             )
 
     def earlier(self, fingerprint: str) -> StoredAnswer | None:
@@ -147,22 +170,34 @@ class Once:
         """
         if self._key is None:
             return
+        values = {
+            "fingerprint": fingerprint,
+            "status_code": answer.status,
+            "headers": dict(answer.headers),
+            "body": _document(answer.stored_body or answer.body),
+            "expires_at": utc_now() + self._remembered,
+        }
         stored = session.scalar(
             update(IdempotencyRecord)
             .where(*self._unfinished())
-            .values(
-                fingerprint=fingerprint,
-                status_code=answer.status,
-                headers=dict(answer.headers),
-                body=_document(answer.stored_body or answer.body),
-                expires_at=utc_now() + self._remembered,
-            )
+            .values(**values)
             .returning(IdempotencyRecord.key)
         )
-        if stored is None:
-            raise IdempotentRequestRunning(
-                f"The request took so long that another one took over the key {self._key!r}."
-            )
+        if stored is not None:
+            return
+        # The claim ran out. Where nobody took the key since, it is as good as ours.
+        if session.scalar(select(IdempotencyRecord.key).where(*self._mine())) is None:
+            with suppress(IntegrityError):
+                session.add(
+                    IdempotencyRecord(
+                        tenant_id=self._tenant_id, key=self._key, created_at=utc_now(), **values
+                    )
+                )
+                session.flush()
+                return
+        raise IdempotentRequestRunning(
+            f"The request took so long that another one took over the key {self._key!r}."
+        )
 
     def release(self) -> None:
         """Gives the key back. If that fails, the claim runs out by itself."""
@@ -250,7 +285,7 @@ async def run_upload(
     await run_in_threadpool(once.begin, lasts=UPLOAD_CLAIM_LASTS)
     try:
         async with multipart.receive(
-            request, services.store, key, limit=limit, fields=fields
+            request, services.store, key, limit=limit, fields=fields, on_arrival=once.keep
         ) as upload:
             # From here on the file stays unless `finish` says that no row names it: should this
             # task be cancelled while the thread commits, a file without a row is the lesser evil.

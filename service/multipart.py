@@ -7,7 +7,7 @@ again. Here the file goes to the store as it arrives; the fields around it may c
 import json
 import re
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -65,9 +65,19 @@ class Upload:
             raise problems.from_validation(error, self.fields) from error
 
 
+async def _nothing() -> None:
+    """Where nobody waits for bytes."""
+
+
 @asynccontextmanager
 async def receive(
-    request: Request, store: ObjectStore, key: str, *, limit: int, fields: type[BaseModel]
+    request: Request,
+    store: ObjectStore,
+    key: str,
+    *,
+    limit: int,
+    fields: type[BaseModel],
+    on_arrival: Callable[[], Awaitable[None]] = _nothing,
 ) -> AsyncIterator[Upload]:
     """The upload in a request's body; it leaves the store again unless the block marks it as kept.
 
@@ -77,6 +87,7 @@ async def receive(
         key: The key it gets there.
         limit: Bytes that the file may have.
         fields: Names and types of the fields beside `file`.
+        on_arrival: Called whenever bytes have come.
 
     Raises:
         BadRequest: The body is no multipart, or breaks off.
@@ -85,7 +96,7 @@ async def receive(
         InvalidRequest: There is no file, or more than one.
         UnsupportedMediaType: The body is of another type.
     """
-    parts = _parts(request, limit)
+    parts = _parts(request, limit, on_arrival)
     stored = False
     upload: Upload | None = None
     try:
@@ -248,7 +259,9 @@ class _Collector:
         self.ended = True
 
 
-async def _parts(request: Request, limit: int) -> AsyncGenerator[_Event]:
+async def _parts(
+    request: Request, limit: int, on_arrival: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[_Event]:
     media_type, options = parse_options_header(request.headers.get("content-type"))
     if media_type != b"multipart/form-data":
         raise errors.UnsupportedMediaType(
@@ -276,6 +289,7 @@ async def _parts(request: Request, limit: int) -> AsyncGenerator[_Event]:
         if b"boundary" not in options:
             raise errors.BadRequest("The Content-Type of the body names no boundary.")
         async for chunk in request.stream():
+            await on_arrival()
             parser.write(chunk)
             for event in collector.take():
                 yield event

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 
+import anyio
 import httpx
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
+from service.db.expiry import drop_expired
 from service.db.session import SessionFactory, transaction
 from service.db.tables import IdempotencyRecord, Job, Tenant
 from service.errors import IdempotencyKeyReused, IdempotentRequestRunning
@@ -171,3 +173,42 @@ def test_of_many_requests_at_once_one_makes_the_job(
     assert len(made) == 1
     with transaction(sessions) as session:
         assert session.scalar(select(func.count()).select_from(Job)) == 1
+
+
+def test_claim_that_ran_out_and_that_nobody_took_is_as_good_as_ever(
+    once: Callable[[], Once], sessions: SessionFactory
+) -> None:
+    """The reconciler drops what has run out, unfinished claims of long uploads among them."""
+    slow = once()
+    slow.begin()
+    expire(sessions)
+    with transaction(sessions) as session:
+        assert drop_expired(session) == 1
+
+    with transaction(sessions) as session:
+        slow.complete(session, "f", Answer(201, Body(value=1)))
+
+    again = once()
+    again.begin()
+    stored = again.earlier("f")
+    assert stored is not None
+    assert stored.body == {"value": 1}
+
+
+@pytest.mark.anyio
+async def test_claim_is_renewed_while_bytes_come(
+    once: Callable[[], Once], sessions: SessionFactory
+) -> None:
+    slow = once()
+    slow.begin(lasts=timedelta(milliseconds=300))
+
+    for _ in range(8):
+        await anyio.sleep(0.05)
+        await slow.keep()
+    with pytest.raises(IdempotentRequestRunning):
+        once().begin()
+
+    await anyio.sleep(0.35)  # no byte comes any more
+    once().begin()
+    with pytest.raises(IdempotentRequestRunning), transaction(sessions) as session:
+        slow.complete(session, "f", Answer(201, Body(value=1)))
