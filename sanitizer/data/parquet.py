@@ -1,6 +1,10 @@
 """A parquet file in the layout of the Hugging Face hub: embedded images and their labels.
 
 Labels are read whole; images one batch at a time, from the row groups that hold a wanted one.
+
+A value that many rows have is stored once, and a few hundred bytes may stand for gigabytes. So what
+is text is left in its dictionary, and of what is read row by row only so many rows at a time as fit
+if each had the largest value.
 """
 
 import json
@@ -10,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -31,6 +36,10 @@ IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
 
 _BATCH_ROWS = 256
+_BATCH_BYTES = 256 << 20
+"""Of values that are read together, at most; or one value."""
+_NAME_CHARACTERS = 200
+"""Of a path, and of a class."""
 _BUFFER_BYTES = 1 << 20
 _DAMAGE = (pa.ArrowException, OSError)
 """What pyarrow raises on a damaged file; its OSErrors are mostly about the content."""
@@ -45,16 +54,18 @@ class ParquetSource(ImageSource):
         self._path = path
         try:
             with pq.ParquetFile(path) as file:
-                _check_limits(file.metadata, limits)
+                _check_limits(file.metadata, limits, path.stat().st_size)
                 schema = file.schema_arrow
                 image = _pick(schema, IMAGE_COLUMNS, "images")
                 label = _pick(schema, LABEL_COLUMNS, "labels")
                 self._leaf, path_leaf = _image_leaves(schema.field(image))
-                self._group_rows = [
-                    file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)
-                ]
+                groups = range(file.metadata.num_row_groups)
+                self._group_rows = [file.metadata.row_group(i).num_rows for i in groups]
+                self._rows_at_once = _rows_at_once(file.metadata, self._leaf, limits)
+                names = _names(file, path_leaf, limits)
+            text = [label] if _is_text(_value_type(schema.field(label).type)) else None
+            with pq.ParquetFile(path, read_dictionary=text) as file:
                 raw = file.read(columns=[label]).column(0)
-                names = _names(file, path_leaf, len(raw))
         except _DAMAGE as error:
             raise _damaged(error) from error
         check_any(len(raw), self.layout)
@@ -77,7 +88,7 @@ class ParquetSource(ImageSource):
                     row = int(starts[group])
                     at = int(np.searchsorted(wanted, row))
                     for batch in file.iter_batches(
-                        batch_size=_BATCH_ROWS, row_groups=[group], columns=[self._leaf]
+                        batch_size=self._rows_at_once, row_groups=[group], columns=[self._leaf]
                     ):
                         column = _flat(batch.column(0))
                         while at < len(wanted) and wanted[at] < row + len(column):
@@ -96,10 +107,17 @@ class ParquetSource(ImageSource):
             raise CorruptImage(
                 self.names[index], f"row {index} has no embedded bytes, only a path at most"
             )
+        if len(value) > self.limits.image_bytes:
+            raise UnsafeArchive(
+                f"The image of {self.names[index]} has {len(value):,} bytes, at most "
+                f"{self.limits.image_bytes:,} are accepted.",
+                image_bytes=len(value),
+                limit=self.limits.image_bytes,
+            )
         return value
 
 
-def _check_limits(metadata: Any, limits: Limits) -> None:
+def _check_limits(metadata: Any, limits: Limits, file_bytes: int) -> None:
     if metadata.num_rows > limits.files:
         raise UnsafeArchive(
             f"The table has {metadata.num_rows:,} rows, at most {limits.files:,} are accepted.",
@@ -113,6 +131,30 @@ def _check_limits(metadata: Any, limits: Limits) -> None:
             unpacked_bytes=total,
             limit=limits.total_bytes,
         )
+    if total > max(limits.ratio_free_bytes, limits.ratio * file_bytes):
+        raise UnsafeArchive(
+            f"The table unpacks to {total:,} bytes, more than {limits.ratio} times the size of the "
+            f"file, which is {file_bytes:,}. Images do not pack that well.",
+            unpacked_bytes=total,
+            file_bytes=file_bytes,
+            limit=limits.ratio,
+        )
+
+
+def _rows_at_once(metadata: Any, leaf: str, limits: Limits) -> int:
+    """How many rows of a column may be read together, if each had the largest value there can be.
+
+    What a row group says of its size is what it holds, whatever becomes of it: no value is larger.
+    """
+    held = [
+        column.total_uncompressed_size
+        for i in range(metadata.num_row_groups)
+        for group in [metadata.row_group(i)]
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema == leaf
+    ]
+    largest = min(max(held, default=1), limits.image_bytes)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
 
 def _pick(schema: Any, names: Sequence[str], what: str) -> str:
@@ -146,12 +188,17 @@ def _image_leaves(field: Any) -> tuple[str, str | None]:
     )
 
 
-def _names(file: Any, path_leaf: str | None, count: int) -> MadeNames:
+def _names(file: Any, path_leaf: str | None, limits: Limits) -> MadeNames:
+    count = file.metadata.num_rows
     if path_leaf is None or not count:
         return MadeNames(count, lambda i: f"row {i}")
     # Left in Arrow's columns: strings of Python's would take four times as much.
-    column = file.read(columns=[path_leaf]).column(0)
-    paths = pa.chunked_array([_flat(chunk) for chunk in column.chunks])
+    batches = file.iter_batches(
+        batch_size=_rows_at_once(file.metadata, path_leaf, limits), columns=[path_leaf]
+    )
+    paths = pa.chunked_array(
+        [pc.utf8_slice_codeunits(_flat(batch.column(0)), 0, _NAME_CHARACTERS) for batch in batches]
+    )
 
     def make(index: int) -> str:
         path = paths[index].as_py()
@@ -176,7 +223,7 @@ def _labels(
             rows=column.null_count,
             first_row=row,
         )
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    kind = _value_type(column.type)
     if pa.types.is_integer(kind):
         # Safe: a value beyond int64 raises pa.ArrowInvalid.
         try:
@@ -185,14 +232,42 @@ def _labels(
             raise _damaged(error) from error
         return order_numbered(np.array(values, dtype=np.int64), own_names, given)
     if _is_text(kind):
-        words = column.cast(pa.large_string()).to_pylist()
-        order = order_classes(sorted(set(words)), given)
-        return order, np.array([order.index[word] for word in words], dtype=np.int64)
+        chunks = column.chunks
+        if not pa.types.is_dictionary(column.type):
+            chunks = [chunk.dictionary_encode() for chunk in chunks]
+        if any(_longest(chunk.dictionary) > 4 * _NAME_CHARACTERS for chunk in chunks):
+            raise DataUnreadable(
+                f"A label in the column {name} has more than {_NAME_CHARACTERS} characters: "
+                "that is no name of a class.",
+                column=name,
+            )
+        # Not all words of a dictionary need have a row.
+        used = [np.unique(chunk.indices.to_numpy()) for chunk in chunks]
+        words = [chunk.dictionary.to_pylist() for chunk in chunks]
+        order = order_classes(
+            sorted({each[i] for each, places in zip(words, used, strict=True) for i in places}),
+            given,
+        )
+        labels = [np.empty(0, dtype=np.int64)]
+        for chunk, each, places in zip(chunks, words, used, strict=True):
+            numbers = np.zeros(len(each), dtype=np.int64)
+            numbers[places] = [order.index[each[i]] for i in places]
+            labels.append(numbers[chunk.indices.to_numpy()])
+        return order, np.concatenate(labels)
     raise DataUnreadable(
         f"The column {name} is {column.type}; integers or strings were expected.",
         column=name,
         type=str(column.type),
     )
+
+
+def _value_type(kind: Any) -> Any:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _longest(words: Any) -> int:
+    """Bytes of the longest of some words."""
+    return pc.max(pc.binary_length(words)).as_py() or 0
 
 
 def _hub_class_names(schema: Any, label: str) -> tuple[str, ...] | None:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +135,63 @@ def test_labels_beyond_int64_are_refused(tmp_path: Path) -> None:
     labels = pa.array(np.full(10, 2**63, dtype=np.uint64))
     with pytest.raises(DataUnreadable, match="cannot be read"):
         opened(write_parquet(tmp_path / "d", IMAGES, labels))
+
+
+def repeated(path: Path, *, image: bytes, label: str, rows: int) -> Path:
+    """A table that stores one image and one label, whatever the number of its rows."""
+    places = pa.array([0] * rows, pa.int32())
+    columns = {
+        "image": pa.DictionaryArray.from_arrays(places, pa.array([image])),
+        "label": pa.DictionaryArray.from_arrays(places, pa.array([label])),
+    }
+    pq.write_table(pa.table(columns), path, store_schema=False, compression="zstd")
+    return path
+
+
+def test_a_value_that_all_rows_have_is_not_read_as_often(tmp_path: Path) -> None:
+    """Of 2 MB a row, half a thousand rows are a gigabyte; the file has some hundred bytes."""
+    path = repeated(tmp_path / "d", image=b"x" * 2_000_000, label="y", rows=500)
+    assert path.stat().st_size < 2000
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from sanitizer.data.readers import open_source\n"
+        "from sanitizer.spec import DataSource\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "source = open_source(DataSource(path=Path(sys.argv[1])))\n"
+        "assert source.class_names == ('y',)\n"
+        "for _ in source.read(np.arange(500)): pass\n"
+        "print((peak() - before) // 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 600
+
+
+def test_an_image_over_the_limit_is_refused_when_its_turn_comes(tmp_path: Path) -> None:
+    path = repeated(tmp_path / "d", image=b"x" * 2_000, label="y", rows=3)
+    source = open_source(DataSource(path=path), Limits(image_bytes=1_999))
+    with pytest.raises(UnsafeArchive, match="has 2,000 bytes, at most 1,999 are accepted"):
+        read_all(source, [0])
+
+
+def test_a_label_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    path = repeated(tmp_path / "d", image=IMAGES[0], label="y" * 2_000_000, rows=500)
+    with pytest.raises(DataUnreadable, match="is no name of a class"):
+        opened(path)
+
+
+def test_a_table_that_packs_better_than_images_do_is_refused(tmp_path: Path) -> None:
+    path = repeated(tmp_path / "d", image=b"x" * 2_000_000, label="y", rows=3)
+    with pytest.raises(UnsafeArchive, match="more than 200 times the size of the file"):
+        open_source(DataSource(path=path), Limits(ratio_free_bytes=1 << 20))
+
+
+def test_words_of_several_row_groups_are_numbered_together(tmp_path: Path) -> None:
+    words = pa.array(["cat", "dog", "cat", "ant", "cat", "dog", "emu", "dog", "ant", "cat"])
+    source = opened(write_parquet(tmp_path / "d", IMAGES, words, row_group_size=3))
+    assert source.class_names == ("ant", "cat", "dog", "emu")
+    assert source.labels.tolist() == [1, 2, 1, 0, 1, 2, 3, 2, 0, 1]
