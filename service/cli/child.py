@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sanitizer.errors import Fault
+from sanitizer.errors import Fault, InvalidSpec
 from sanitizer.events import ErrorEvent, Event, ResultEvent, parse
-from service.cli.failures import CommandFailed, UnsupportedInput
+from service.cli.failures import CommandFailed, UnsupportedInput, WrongUsage
 from service.cli.progress import RunView
 from service.cli.stack import die_with_parent, stop_group, tail
 
@@ -31,7 +31,8 @@ def show_run(arguments: Sequence[str], log: Path) -> None:
         log: What the child writes to standard error.
 
     Raises:
-        UnsupportedInput: The child says that the input is at fault.
+        WrongUsage: The child says that it was asked for what cannot be.
+        UnsupportedInput: It says that the input is at fault.
         RunFailed: It failed otherwise.
     """
     failure: ErrorEvent | None = None
@@ -47,6 +48,8 @@ def show_run(arguments: Sequence[str], log: Path) -> None:
             finished = finished or isinstance(event, ResultEvent)
             view.feed(event.type, event.model_dump(mode="json"), event.at)
         code = process.wait()
+    if failure is not None and failure.code == InvalidSpec.code:
+        raise WrongUsage(failure.message)
     if failure is not None:
         kind = UnsupportedInput if failure.fault is Fault.INPUT else RunFailed
         raise kind(f"{failure.code}: {failure.message}")

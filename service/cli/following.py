@@ -93,18 +93,23 @@ def _time(text: str) -> datetime:
         return datetime.now(UTC)
 
 
-def exit_of(job: JobAnswer) -> Exit:
-    """The exit code that says how a job ended."""
+def exit_of(job: JobAnswer, *, strict: bool = False) -> Exit:
+    """The exit code that says how a job ended; `strict` as of `exit_of_verdict`."""
     if job.status == "succeeded":
-        return exit_of_verdict(job.verdict)
+        return exit_of_verdict(job.verdict, strict=strict)
     if job.error is not None and job.error.code in _input_codes():
         return Exit.UNSUPPORTED
     return Exit.ERROR
 
 
-def exit_of_verdict(verdict: Verdict | None) -> Exit:
-    """The exit code for a verdict."""
-    return Exit.BLOCKED if verdict is Verdict.BLOCKED else Exit.ALLOWED
+def exit_of_verdict(verdict: Verdict | None, *, strict: bool = False) -> Exit:
+    """The exit code for a verdict.
+
+    Args:
+        strict: Whether what is undecided is blocked.
+    """
+    passes = verdict is Verdict.ALLOWED or (not strict and verdict is not Verdict.BLOCKED)
+    return Exit.ALLOWED if passes else Exit.BLOCKED
 
 
 def show_end(job: JobAnswer) -> None:

@@ -69,6 +69,28 @@ Durability = Annotated[
         "back; takes longer.",
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Exit with 1 unless the verdict is allowed: where it is undecided, too, since no "
+        "trigger was given to measure or something speaks for a backdoor that is left.",
+    ),
+]
+InputSize = Annotated[
+    str | None, typer.Option("--input-size", metavar="HxW", help="Height and width, such as 32x32.")
+]
+Mean = Annotated[
+    str | None, typer.Option("--mean", help="Per channel, for inputs in [0, 1]: 0.49,0.48,0.45")
+]
+Std = Annotated[str | None, typer.Option("--std", help="Per channel: 0.25,0.24,0.26")]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--class-names",
+        help="Folder names in the order of the model's outputs: cat,dog,horse",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice of the run.")]
 Devices = Annotated[
     int | None, typer.Option(help="So many devices of one machine share the run; 1 if left out.")

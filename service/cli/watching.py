@@ -7,7 +7,7 @@ from service.cli.remote import Remote
 from service.cli.terminal import emit, say
 
 
-def watch_to_the_end(remote: Remote, job_id: str, *, as_json: bool) -> Exit:
+def watch_to_the_end(remote: Remote, job_id: str, *, as_json: bool, strict: bool = False) -> Exit:
     """Shows a job until it has ended; Ctrl-C stops the showing, not the job."""
     try:
         with RunView() as view:
@@ -21,4 +21,4 @@ def watch_to_the_end(remote: Remote, job_id: str, *, as_json: bool) -> Exit:
         emit(job.document)
     else:
         show_end(job)
-    return exit_of(job)
+    return exit_of(job, strict=strict)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from service.cli.connecting import connected
-from service.cli.options import Json, MetadataPairs, given, pairs
+from service.cli.options import ClassNames, Json, MetadataPairs, given, pairs
 from service.cli.terminal import emit, result, say
 
 group = typer.Typer(no_args_is_help=True, help="Clean images.")
@@ -23,10 +23,7 @@ def add(
     name: Annotated[
         str | None, typer.Option(help="For people; the file's name if left out.")
     ] = None,
-    class_names: Annotated[
-        str | None,
-        typer.Option(help="Folder names in the order of the model's outputs: cat,dog,horse"),
-    ] = None,
+    class_names: ClassNames = None,
     metadata: MetadataPairs = None,
     as_json: Json = False,
 ) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,13 +22,14 @@ def run(
     architecture: Annotated[
         str | None, typer.Option(help="Such as wrn-16-1; found from the weights if left out.")
     ] = None,
-    input_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Height and width, such as 32x32.")
-    ] = None,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     clean: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Clean images: folder, zip, npz, parquet.")
     ] = None,
     images: Annotated[int | None, typer.Option(help="Draw so many of them.")] = None,
+    class_names: options.ClassNames = None,
     evaluation: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="Images to measure on; else a part of the clean ones."),
@@ -44,20 +45,34 @@ def run(
     durability: options.Durability = None,
     seed: options.Seed = None,
     devices: options.Devices = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; a GPU where there is one if left out.")
+    ] = None,
     precision: options.Precision = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of the checkpoint; OUT/work if left out.")
     ] = None,
+    strict: options.Strict = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Sanitize a model on this machine, with no service anywhere.
 
     The same command, given again after an interruption, goes on from the last checkpoint.
     """
+    names = class_names.split(",") if class_names else None
     asked = given(
-        model=_model(model, architecture, input_size),
-        clean_data=given(path=_absolute(clean), images=images) or None,
-        evaluation_data=given(path=_absolute(evaluation)) or None,
+        model=given(
+            path=_absolute(model),
+            architecture=architecture,
+            input_size=options.size(input_size) if input_size else None,
+            mean=options.numbers(mean, "--mean") if mean else None,
+            std=options.numbers(std, "--std") if std else None,
+        )
+        or None,
+        clean_data=given(path=_absolute(clean), images=images, class_names=names) or None,
+        evaluation_data=given(path=_absolute(evaluation), class_names=names)
+        if evaluation
+        else None,
         method=options.method_config(method, preset, settings or []),
         probes=options.read_probes(probe) if probe else None,
         policy=given(max_asr=max_asr, max_accuracy_drop=max_accuracy_drop) or None,
@@ -66,6 +81,7 @@ def run(
         durability=durability,
         seed=seed,
         devices=devices,
+        device=device,
         precision=precision,
     )
     if spec is not None and asked:
@@ -76,10 +92,10 @@ def run(
     if spec is None:
         spec = out / "spec.json"
         spec.write_text(json.dumps(asked, indent=2))
-    _run(spec, out, work, as_json=as_json)
+    _run(spec, out, work, strict=strict, as_json=as_json)
 
 
-def _run(spec: Path, out: Path, work: Path | None, *, as_json: bool) -> None:
+def _run(spec: Path, out: Path, work: Path | None, *, strict: bool, as_json: bool) -> None:
     from sanitizer.exits import Exit
     from sanitizer.report.model import Report
     from service.cli.answers import Figures
@@ -102,18 +118,7 @@ def _run(spec: Path, out: Path, work: Path | None, *, as_json: bool) -> None:
         show_figures(Figures.of(report.before), Figures.of(report.after))
         show_verdict(report.decision.verdict, report.decision.reasons)
         say(f"{report.model.architecture}, {duration(report.seconds)}. All files: {out}")
-    raise typer.Exit(exit_of_verdict(report.decision.verdict))
-
-
-def _model(
-    path: Path | None, architecture: str | None, input_size: str | None
-) -> dict[str, Any] | None:
-    fields = given(
-        path=_absolute(path),
-        architecture=architecture,
-        input_size=options.size(input_size) if input_size else None,
-    )
-    return fields or None
+    raise typer.Exit(exit_of_verdict(report.decision.verdict, strict=strict))
 
 
 def _absolute(path: Path | None) -> str | None:

@@ -51,9 +51,10 @@ def submit(
         bool, typer.Option(help="Have it checked and its cost estimated, and nothing done.")
     ] = False,
     wait: Annotated[bool, typer.Option(help="Show the job until it has ended.")] = False,
+    strict: options.Strict = False,
     as_json: Json = False,
 ) -> None:
-    """Submit a job; prints its id. With --wait the exit code tells the verdict."""
+    """Submit a job; prints its id. With --wait the exit code tells the verdict, see --strict."""
     document = options.read_json(request) if request else {}
     if not isinstance(document, dict):
         raise WrongUsage(f"{request} holds no JSON object.")
@@ -79,7 +80,7 @@ def submit(
     if validate_only or body.pop("validate_only", False):
         _validate(body, as_json)
     else:
-        _submit(body, wait=wait, as_json=as_json)
+        _submit(body, wait=wait, strict=strict, as_json=as_json)
 
 
 def _laid_over(document: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def _estimate_lines(estimate: "JobEstimate") -> list[str]:
     ]
 
 
-def _submit(body: dict[str, Any], *, wait: bool, as_json: bool) -> None:
+def _submit(body: dict[str, Any], *, wait: bool, strict: bool, as_json: bool) -> None:
     with connected() as remote:
         job = remote.create_job(body)
         if not as_json:
@@ -139,4 +140,4 @@ def _submit(body: dict[str, Any], *, wait: bool, as_json: bool) -> None:
             return
         from service.cli.watching import watch_to_the_end
 
-        raise typer.Exit(watch_to_the_end(remote, job.id, as_json=as_json))
+        raise typer.Exit(watch_to_the_end(remote, job.id, strict=strict, as_json=as_json))

@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from service.cli.connecting import connected
-from service.cli.options import Json, MetadataPairs, given, numbers, pairs, size
+from service.cli.options import (
+    InputSize,
+    Json,
+    Mean,
+    MetadataPairs,
+    Std,
+    given,
+    numbers,
+    pairs,
+    size,
+)
 from service.cli.terminal import amount, emit, result, say
 
 
@@ -18,13 +28,9 @@ def upload(
     architecture: Annotated[
         str, typer.Option(help="Such as wrn-16-1 or resnet50; auto: found from the weights.")
     ] = "auto",
-    input_size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Height and width, such as 32x32.")
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Per channel, for inputs in [0, 1]: 0.49,0.48,0.45")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel: 0.25,0.24,0.26")] = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
     metadata: MetadataPairs = None,
     as_json: Json = False,
 ) -> None:

@@ -59,6 +59,8 @@ def failed(code: str) -> dict[str, Any]:
 )
 def test_the_exit_code_tells_how_a_job_ended(changes: dict[str, Any], code: Exit) -> None:
     assert exit_of(make_job(**changes)) is code
+    undecided = changes.get("verdict") == "undecided"
+    assert exit_of(make_job(**changes), strict=True) is (Exit.BLOCKED if undecided else code)
 
 
 def test_the_end_of_a_job_shows_figures_verdict_and_reasons(

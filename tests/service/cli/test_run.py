@@ -25,13 +25,21 @@ time.sleep(60)
 """
 
 
-def test_an_input_at_fault_ends_with_exit_code_3_and_its_reason(tmp_path: Path) -> None:
+def test_a_wrong_specification_is_wrong_usage_and_its_place_is_named(tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"modle": 1}))
     answer = CliRunner().invoke(app, ["run", str(spec), "--out", str(tmp_path / "out")])
-    assert answer.exit_code == Exit.UNSUPPORTED
-    assert "invalid_spec" in answer.stderr
+    assert answer.exit_code == Exit.USAGE
     assert "modle" in answer.stderr
+
+
+def test_an_input_at_fault_ends_with_exit_code_3_and_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid 1\n")
+    (tmp_path / "clean").mkdir()
+    arguments = ["run", "--model", str(tmp_path / "model.pth"), "--clean", str(tmp_path / "clean")]
+    answer = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert answer.exit_code == Exit.UNSUPPORTED
+    assert "LFS" in answer.stderr
 
 
 def test_options_and_a_specification_exclude_each_other(tmp_path: Path) -> None:
@@ -112,10 +120,16 @@ def test_a_run_ends_with_its_table_and_verdict(tmp_path: Path) -> None:
         app,
         ["run", "--model", str(tmp_path / "model.pth"), "--clean", str(tmp_path / "clean.npz")]
         + ["--input-size", "16x16", "--probe", str(tmp_path / "probe.json"), "--max-asr", "1"]
+        + ["--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--class-names", "0,1"]
+        + ["--device", "cpu", "--strict"]
         + ["--max-accuracy-drop", "1", "--out", str(tmp_path / "out"), "--method", "finetune"]
         + ["--set", 'training.phases=[{"epochs": 1, "learning_rate": 0.1}]'],
     )
     assert answer.exit_code == Exit.ALLOWED, answer.stderr
+    spec = json.loads((tmp_path / "out" / "spec.json").read_text())
+    assert (spec["model"]["mean"], spec["model"]["std"]) == ([0.5, 0.5, 0.5], [0.2, 0.2, 0.2])
+    assert spec["clean_data"]["class_names"] == ["0", "1"]
+    assert spec["device"] == "cpu"
     assert "ACC  clean accuracy" in answer.stdout
     assert "ASR  trigger" in answer.stdout
     assert "Verdict: allowed" in answer.stdout
