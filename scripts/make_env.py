@@ -20,7 +20,8 @@ CHOICES = """
 #WORKER_MEMORY=8g
 # torch's build for the workers; cpu makes their image several GB smaller.
 #TORCH_BACKEND=
-# The profile s3, or an S3 of your own with SANITIZER_S3_ENDPOINT=https://...
+# The profile s3; or an S3 of your own with SANITIZER_S3_ENDPOINT=https://..., which workers reach
+# with COMPOSE_FILE=docker-compose.yml:docker/way-out.yml.
 #COMPOSE_PROFILES=s3
 #SANITIZER_STORAGE_URL=s3://sanitizer/files
 """

@@ -16,7 +16,11 @@ class Settings(BaseSettings):
     """What an operator can set. The service and the worker read the same."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SANITIZER_", env_file=".env", extra="ignore", frozen=True
+        env_prefix="SANITIZER_",
+        env_file=".env",
+        env_ignore_empty=True,  # as Compose passes what nobody set
+        extra="ignore",
+        frozen=True,
     )
 
     # Where things are
