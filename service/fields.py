@@ -71,6 +71,14 @@ Metadata = Annotated[
     ),
 ]
 
+
+def _each_once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"every class has a name of its own, {twice!r} came twice")
+    return names
+
+
 ClassNames = Annotated[
     list[Annotated[PlainText, Field(min_length=1, max_length=200)]],
     Field(
@@ -80,6 +88,7 @@ ClassNames = Annotated[
         "numbers by value, other names sorted.",
         fail_fast=True,
     ),
+    AfterValidator(_each_once),
 ]
 
 

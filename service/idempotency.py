@@ -253,6 +253,7 @@ async def run_upload(
     limit: int,
     fields: type[BaseModel],
     work: Callable[[Session, Upload], Answer],
+    look: multipart.Look = multipart.look_away,
 ) -> JSONResponse:
     """All the steps for an upload: no transaction is open while the file arrives.
 
@@ -264,6 +265,7 @@ async def run_upload(
         limit: Bytes the file may have.
         fields: The fields beside the file.
         work: Makes the row, in the transaction it is given.
+        look: As of `multipart.receive`.
     """
 
     def finish(upload: Upload) -> JSONResponse:
@@ -285,7 +287,13 @@ async def run_upload(
     await run_in_threadpool(once.begin, lasts=UPLOAD_CLAIM_LASTS)
     try:
         async with multipart.receive(
-            request, services.store, key, limit=limit, fields=fields, on_arrival=once.keep
+            request,
+            services.store,
+            key,
+            limit=limit,
+            fields=fields,
+            on_arrival=once.keep,
+            look=look,
         ) as upload:
             # From here on the file stays unless `finish` says that no row names it: should this
             # task be cancelled while the thread commits, a file without a row is the lesser evil.

@@ -7,7 +7,7 @@ again. Here the file goes to the store as it arrives; the fields around it may c
 import json
 import re
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ MAX_FILENAME_BYTES = 150
 """In UTF-8. File systems take 255; clients put something before or behind it."""
 
 Fields = TypeVar("Fields", bound=BaseModel)
+Look = Callable[[bytes, str], object]
 
 log = structlog.get_logger(__name__)
 
@@ -59,14 +60,27 @@ class Upload:
         Raises:
             InvalidRequest: They do not validate.
         """
+        return self.check(self.fields, model)
+
+    @staticmethod
+    def check(values: dict[str, Any], model: type[Fields]) -> Fields:
+        """Fields as a model, or those that have come so far.
+
+        Raises:
+            InvalidRequest: They do not validate.
+        """
         try:
-            return model.model_validate(self.fields)
+            return model.model_validate(values)
         except ValidationError as error:
-            raise problems.from_validation(error, self.fields) from error
+            raise problems.from_validation(error, values) from error
 
 
 async def _nothing() -> None:
     """Where nobody waits for bytes."""
+
+
+def look_away(head: bytes, filename: str) -> None:
+    """Where any file will do."""
 
 
 @asynccontextmanager
@@ -78,6 +92,7 @@ async def receive(
     limit: int,
     fields: type[BaseModel],
     on_arrival: Callable[[], Awaitable[None]] = _nothing,
+    look: Look = look_away,
 ) -> AsyncIterator[Upload]:
     """The upload in a request's body; it leaves the store again unless the block marks it as kept.
 
@@ -88,12 +103,15 @@ async def receive(
         limit: Bytes that the file may have.
         fields: Names and types of the fields beside `file`.
         on_arrival: Called whenever bytes have come.
+        look: Called with the first bytes of the file and its name, before the rest has come; may
+            refuse the upload by raising an error. What it returns is of no interest.
 
     Raises:
         BadRequest: The body is no multipart, or breaks off.
         ContentTooLarge: The file or its fields are larger than the limit.
         EmptyFile: The file has no content.
-        InvalidRequest: There is no file, or more than one.
+        InvalidRequest: There is no file, or more than one; or a field that came before it does not
+            validate.
         UnsupportedMediaType: The body is of another type.
     """
     parts = _parts(request, limit, on_arrival)
@@ -110,13 +128,16 @@ async def receive(
                 if part.name == "file":
                     if file is not None:
                         raise _wrong_file("came more than once")
-                    content = _Content(parts)
+                    # Before gigabytes have come: whatever came before them can be told by now.
+                    Upload.check(_values(fields, collected), fields)
+                    name = sanitize_filename(part.filename)
+                    content = _Content(parts, look, name)
                     try:
                         received = await store.put(key, content.chunks(), limit=limit)
                     except TooLarge as error:
                         raise errors.ContentTooLarge(limit, None) from error
                     stored = True
-                    file = (sanitize_filename(part.filename), received, bytes(content.head))
+                    file = (name, received, bytes(content.head))
                 else:
                     value = bytearray()
                     async for chunk in _Content(parts).chunks():
@@ -130,7 +151,7 @@ async def receive(
         filename, received, head = file
         if received.bytes == 0:
             raise errors.EmptyFile(f"The file {filename} has no content.")
-        values = {name: _value(fields, name, texts) for name, texts in collected.items()}
+        values = _values(fields, collected)
         expected = values.get("sha256")
         if isinstance(expected, str) and expected.lower() != received.sha256:
             raise errors.ChecksumMismatch(expected.lower(), received.sha256)
@@ -193,18 +214,26 @@ class _Content:
 
     HEAD_BYTES = 300
 
-    def __init__(self, parts: AsyncIterator[_Event]) -> None:
+    def __init__(
+        self, parts: AsyncIterator[_Event], look: Look = look_away, filename: str = ""
+    ) -> None:
         self._parts = parts
+        self._look = look
+        self._filename = filename
         self.head = bytearray()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The data until the part ends."""
         async for event in self._parts:
             if isinstance(event, _End):
+                if 0 < len(self.head) < self.HEAD_BYTES:
+                    self._look(bytes(self.head), self._filename)
                 return
             if isinstance(event, _Data):
                 if len(self.head) < self.HEAD_BYTES:
                     self.head += event.data[: self.HEAD_BYTES - len(self.head)]
+                    if len(self.head) == self.HEAD_BYTES:
+                        self._look(bytes(self.head), self._filename)
                 yield event.data
 
 
@@ -320,6 +349,10 @@ def _text(name: str, raw: bytearray) -> str:
         raise errors.InvalidRequest(
             f"The field {name} is not UTF-8.", errors=[FieldError(f"/{name}", "is not UTF-8")]
         ) from error
+
+
+def _values(model: type[BaseModel], collected: Mapping[str, list[str]]) -> dict[str, Any]:
+    return {name: _value(model, name, texts) for name, texts in collected.items()}
 
 
 def _value(model: type[BaseModel], name: str, texts: list[str]) -> Any:

@@ -11,7 +11,8 @@ from service.settings import Settings
 HEAD = """\
 # Settings
 
-Read from the environment or a `.env` file, by the service and the worker alike; empty is as if not there. Made by
+Read from the environment or a `.env` file, by the service and the worker alike; what is empty
+there is as if it were not. Made by
 `python -m service.settings_page`; a test holds it against the class.
 
 | variable | default | what |

@@ -5,12 +5,11 @@ from pathlib import Path
 from sanitizer.data.arrays import NpzSource
 from sanitizer.data.class_folders import FolderSource, ZipSource, open_zip
 from sanitizer.data.parquet import ParquetSource
+from sanitizer.data.signatures import PARQUET, ZIP, describe
 from sanitizer.data.source import DEFAULT_LIMITS, ImageSource, Limits
 from sanitizer.errors import DataUnreadable
 from sanitizer.spec import DataSource
 
-_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-_PARQUET_MAGIC = b"PAR1"
 _ACCEPTED = (
     "a folder or zip of class folders, an npz of images and labels, or a parquet file with "
     "embedded images"
@@ -32,14 +31,14 @@ def open_source(source: DataSource, limits: Limits = DEFAULT_LIMITS) -> ImageSou
         raise DataUnreadable(f"There is no file or folder {path}; {_ACCEPTED} was expected.")
     with path.open("rb") as file:
         start = file.read(8)
-    if start.startswith(_PARQUET_MAGIC):
+    if start.startswith(PARQUET):
         return ParquetSource(path, source.class_names, limits)
-    if start.startswith(_ZIP_MAGIC):
+    if start.startswith(ZIP):
         if _holds_arrays(path):
             return NpzSource(path, source.class_names, limits)
         return ZipSource(path, source.class_names, limits)
     raise DataUnreadable(
-        f"The file {path.name} is none of the known layouts: {_describe(start)}. Accepted: "
+        f"The file {path.name} is none of the known layouts: {describe(start)}. Accepted: "
         f"{_ACCEPTED}.",
         first_bytes=start.hex(),
     )
@@ -50,21 +49,3 @@ def _holds_arrays(path: Path) -> bool:
     with open_zip(path) as archive:
         names = [entry.filename for entry in archive.infolist()]
     return bool(names) and all(name.endswith(".npy") and "/" not in name for name in names)
-
-
-def _describe(start: bytes) -> str:
-    if not start:
-        return "it is empty"
-    for magic, kind in (
-        (b"\x1f\x8b", "a gzip file, pack a zip instead"),
-        (b"BZh", "a bzip2 file, pack a zip instead"),
-        (b"\xfd7zXZ", "an xz file, pack a zip instead"),
-        (b"7z\xbc\xaf", "a 7z archive, pack a zip instead"),
-        (b"Rar!", "a RAR archive, pack a zip instead"),
-        (b"\x93NUMPY", "one numpy array, save images and labels together with numpy.savez"),
-        (b"\x89PNG", "a single image"),
-        (b"\xff\xd8\xff", "a single image"),
-    ):
-        if start.startswith(magic):
-            return f"it is {kind}"
-    return f"it starts with the bytes {start.hex(' ')}"

@@ -69,6 +69,7 @@ async def create(
         limit=services.settings.max_dataset_bytes,
         fields=DatasetFields,
         work=store_row,
+        look=formats.sniff,
     )
 
 

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+from sanitizer.data.signatures import PARQUET, ZIP, describe
 from service.db.tables import DatasetFormat
 from service.errors import FieldError, UnknownDataFormat
 
-_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-_PARQUET_MAGIC = b"PAR1"
 _NPY_SUFFIX = b".npy"
 
 
@@ -19,14 +18,14 @@ def sniff(head: bytes, filename: str, *, pointer: str = "/file") -> DatasetForma
     Raises:
         UnknownDataFormat: It is none that can be read.
     """
-    if head.startswith(_PARQUET_MAGIC):
+    if head.startswith(PARQUET):
         return DatasetFormat.PARQUET
-    if head.startswith(_ZIP_MAGIC):
+    if head.startswith(ZIP):
         length = int.from_bytes(head[26:28], "little")
         first_member = head[30 : 30 + length]
         return DatasetFormat.NPZ if first_member.endswith(_NPY_SUFFIX) else DatasetFormat.ZIP
     raise UnknownDataFormat(
-        f"{filename} begins with {head[:8].hex(' ')}: neither a zip, an npz nor a parquet file.",
+        f"{filename} is neither a zip, an npz nor a parquet file: {describe(head[:8])}.",
         errors=[FieldError(pointer, "has no known format")],
     )
 

@@ -82,10 +82,13 @@ def _check_probes(model: Model, request: JobRequest) -> JobCheck:
     ]
     if outside:
         raise ProbeOutsideImage(outside, size)
+    if not request.probes:
+        return JobCheck(name="probes", outcome="passed", detail="No trigger is measured.")
     return JobCheck(
         name="probes",
-        outcome="passed",
-        detail=f"{len(request.probes)} probes; patches lie within {size[0]} x {size[1]} pixels.",
+        outcome="deferred",
+        detail=f"{len(request.probes)} probes; the {len(patches)} patches of these lie within "
+        f"{size[0]} x {size[1]} pixels. The run checks pictures and target classes.",
     )
 
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
+from sanitizer.cost.profile import find_profile
 from sanitizer.spec import ModelOptions
 from service.fields import Metadata, Name, Output, Time
 from service.pagination import Page
@@ -14,6 +15,17 @@ class ModelFields(ModelOptions):
 
     name: Name | None = Field(default=None, description="For people. Null: the file's name.")
     metadata: Metadata = Field(default_factory=dict)
+
+    @field_validator("architecture")
+    @classmethod
+    def _of_the_catalog(cls, name: str) -> str:
+        if name != "auto" and find_profile(name) is None:
+            raise ValueError(
+                f"there is no architecture {name!r}; GET /v1/architectures lists them, and auto "
+                "finds it from the weights"
+            )
+        return name
+
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = Field(
         default=None,
         description="SHA-256 of the file in hex; the upload is refused if its content differs.",

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import io
 import json
 import socket
 import subprocess
@@ -163,6 +164,52 @@ def test_body_without_a_size_is_cut_off_at_the_limit(server: str, secret: str) -
     headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
     answer = httpx.post(f"{server}/v1/jobs", content=endless(), headers=headers, timeout=20)
     assert (answer.status_code, answer.json()["code"]) == (413, "content_too_large")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "start", "said"),
+    [
+        ("datasets", {}, b"\x1f\x8b\x08", "a gzip file, pack a zip instead"),
+        ("datasets", {"class_names": "cat,cat"}, b"PK\x03\x04", "'cat' came twice"),
+        ("datasets", {"clas_names": "cat,dog"}, b"PK\x03\x04", "/clas_names"),
+        ("models", {"architecture": "resnet51"}, b"PK\x03\x04", "no architecture 'resnet51'"),
+    ],
+)
+def test_what_is_wrong_with_an_upload_is_told_before_all_of_it_has_come(
+    server: str,
+    secret: str,
+    settings: Settings,
+    path: str,
+    fields: dict[str, str],
+    start: bytes,
+    said: str,
+) -> None:
+    sent = 0
+
+    class Endless(io.RawIOBase):
+        """Two gigabytes, of which it is counted what is sent."""
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            nonlocal sent
+            size = MIB if size < 0 else min(size, MIB)
+            chunk = (start if sent == 0 else b"").ljust(size, b"\0")
+            sent += size
+            return chunk if sent < 2048 * MIB else b""
+
+    answer = httpx.post(
+        f"{server}/v1/{path}",
+        files={"file": ("it", Endless())},  # type: ignore[dict-item]  # it is read from, no more
+        data=fields,
+        headers={"Authorization": f"Bearer {secret}", "Content-Length": str(2**31)},
+        timeout=60,
+    )
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+    assert sent < 200 * MIB
+    assert files_in_store(settings) == []
 
 
 SERVER = """

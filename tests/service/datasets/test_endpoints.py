@@ -94,10 +94,11 @@ def test_other_content_is_refused_and_not_kept(client: httpx.Client, settings: S
         422,
         instance="/v1/datasets",
         title="The data set has no known format",
-        detail="data.bin begins with 3c 68 74 6d 6c 3e 6e 6f: neither a zip, an npz nor a parquet "
-        "file.",
+        detail="data.bin is neither a zip, an npz nor a parquet file: it starts with the bytes 3c "
+        "68 74 6d 6c 3e 6e 6f.",
         errors=[{"pointer": "/file", "detail": "has no known format"}],
     )
+    assert "pack a zip instead" in upload(client, b"\x1f\x8b rest").json()["detail"]
     folder = Path(settings.storage_url.removeprefix("file:"))
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 

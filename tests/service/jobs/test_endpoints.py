@@ -408,8 +408,9 @@ class TestValidateOnly:
             },
             {
                 "name": "probes",
-                "outcome": "passed",
-                "detail": "1 probes; patches lie within 32 x 32 pixels.",
+                "outcome": "deferred",
+                "detail": "1 probes; the 1 patches of these lie within 32 x 32 pixels. The run "
+                "checks pictures and target classes.",
             },
             {
                 "name": "queue",
