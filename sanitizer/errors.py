@@ -192,6 +192,12 @@ class NotEnoughImages(InputError):
 # --- The run -------------------------------------------------------------------------------------
 
 
+class ImagesTooLarge(InputError):
+    """The images, decoded, are more than a run may write into one file."""
+
+    code = "images_too_large"
+
+
 class TrainingDiverged(InputError):
     """The loss became infinite or not a number."""
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.concurrency import run_in_threadpool
 
@@ -11,6 +11,7 @@ from service import logs, openapi, problem_pages, problems
 from service.catalog import endpoints as catalog
 from service.datasets import endpoints as datasets
 from service.db.session import for_writing
+from service.dependencies import refuse_unknown_query
 from service.health import endpoints as health
 from service.health import metrics
 from service.jobs import endpoints as jobs
@@ -52,8 +53,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Paths are exact: a redirect would lose the body of an upload.
     app = FastAPI(title=openapi.TITLE, lifespan=lifespan, redirect_slashes=False)
     app.state.services = services
-    for part in (models, datasets, jobs, catalog, keys, health, problem_pages):
-        app.include_router(part.router)
+    for part in (models, datasets, jobs, catalog, keys):
+        app.include_router(part.router, dependencies=[Depends(refuse_unknown_query)])
+    for page in (health, problem_pages):
+        app.include_router(page.router)
     problems.install(app)
     openapi.install(app)
     # The one added last is the outermost.

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import structlog
 from fastapi import Depends, Query, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -105,6 +106,37 @@ def _write_session(services: ServicesDep) -> Iterator[Session]:
 ReadSession = Annotated[Session, Depends(_read_session, scope="function")]
 WriteSession = Annotated[Session, Depends(_write_session, scope="function")]
 
+# --- The query -----------------------------------------------------------------------------------
+
+
+PAGING = frozenset({"limit", "after"})
+"""Let pass everywhere: clients that read lists page by page send them to short ones, too."""
+
+
+def refuse_unknown_query(
+    request: Request,
+    caller: Annotated[Caller, Depends(get_caller)],  # noqa: ARG001  # strangers learn nothing
+) -> None:
+    """A misspelt filter must not answer with everything.
+
+    Raises:
+        InvalidRequest: The query has a parameter that the path does not know.
+    """
+    known = _query_names(request.scope["route"].dependant)
+    unknown = [name for name in request.query_params if name not in known | PAGING]
+    if unknown:
+        choice = f"it knows {', '.join(sorted(known))}" if known else "it knows none"
+        raise InvalidRequest(
+            f"{request.url.path} has no query parameter {unknown[0]}: {choice}.",
+            errors=[FieldError(f"/query/{name}", "is not known here") for name in unknown],
+        )
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*map(_query_names, dependant.dependencies))
+
+
 # --- Pages ---------------------------------------------------------------------------------------
 
 Limit = Annotated[
@@ -113,6 +145,14 @@ Limit = Annotated[
         ge=1,
         le=2**31 - 1,
         description="Items on a page. More than 100 gives 100.",
+    ),
+]
+LongLimit = Annotated[
+    int,
+    Query(
+        ge=1,
+        le=2**31 - 1,
+        description="Items on a page. More than 1,000 gives 1,000.",
     ),
 ]
 

@@ -217,7 +217,10 @@ class FileGone(ServiceError):
     status = HTTPStatus.GONE
     code = "file_gone"
     title = "The file is no longer stored"
-    explanation = "The record exists but its file was removed from the store. Upload it again."
+    explanation = (
+        "The record exists but its file was removed from the store: the model was deleted, or the "
+        "store lost it. Upload it again, or run the job again that made it."
+    )
 
 
 # --- What cannot be read -------------------------------------------------------------------------

@@ -43,13 +43,13 @@ CREATE_ERRORS = (
     errors.ContentTooLarge,
     errors.IdempotencyKeyReused,
     errors.IdempotentRequestRunning,
+    errors.UnsupportedMediaType,
 )
 UPLOAD_ERRORS = (
     *CREATE_ERRORS,
     errors.BadRequest,
     errors.ChecksumMismatch,
     errors.EmptyFile,
-    errors.UnsupportedMediaType,
 )
 LOCATION: dict[str, Any] = {
     "headers": {

@@ -122,8 +122,21 @@ async def _on_service_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if isinstance(error.body, bytes) and not _is_json(media_type):
+        return _answer(
+            request,
+            errors.UnsupportedMediaType(
+                f"The body must be application/json, not {media_type or 'untyped'}: send the "
+                "header Content-Type."
+            ),
+        )
     fields = field_errors(error.errors(), error.body)
     return _answer(request, errors.InvalidRequest(_summary(fields), errors=fields[:MOST_ERRORS]))
+
+
+def _is_json(media_type: str) -> bool:
+    return media_type == "application/json" or media_type.endswith("+json")
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -4,7 +4,9 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
+import resource
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +20,14 @@ from numpy.typing import NDArray
 
 from sanitizer.data.pixels import check_channels, to_pixels
 from sanitizer.data.source import ImageSource, MadeNames, Payload
-from sanitizer.errors import OutOfDisk
+from sanitizer.errors import ImagesTooLarge, OutOfDisk
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
 
 DIGEST_BYTES = 16
+HEADER_BYTES = 4096
+"""Of an array file, at most."""
 _DIGEST_CHUNK_BYTES = 4 << 20
 _LAYOUT_VERSION = 1
 _CHUNK_IMAGES = 256
@@ -163,6 +167,7 @@ def decode(
     Raises:
         CorruptImage: An image cannot be decoded.
         DataUnreadable: The source is damaged, or the model takes neither 1 nor 3 channels.
+        ImagesTooLarge: They are more than this process may write into a file.
         OutOfDisk: `folder` is full.
     """
     check_channels(channels)
@@ -172,6 +177,7 @@ def decode(
     array_path, marker_path = folder / f"images-{key}.npy", folder / f"images-{key}.json"
     resized = _finished(array_path, marker_path, shape)
     if resized is None:
+        _check_file_limit(shape)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             resized = _decode_to(
@@ -210,6 +216,23 @@ def _key(source: ImageSource, indices: NDArray[np.int64], shape: tuple[int, ...]
     digest = hashlib.sha256(repr((_LAYOUT_VERSION, source.digest(), shape)).encode())
     digest.update(indices.tobytes())
     return digest.hexdigest()[:32]
+
+
+def _check_file_limit(shape: tuple[int, ...]) -> None:
+    """Tells before hours of decoding what the kernel would tell after them."""
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    needed = HEADER_BYTES + math.prod(shape)
+    if most == resource.RLIM_INFINITY or needed <= most:
+        return
+    count, channels, height, width = shape
+    fit = (most - HEADER_BYTES) // math.prod(shape[1:])
+    raise ImagesTooLarge(
+        f"{count:,} images of {channels} x {height} x {width} values take {needed:,} bytes, and "
+        f"a run may write {most:,} into a file. Ask for {max(0, fit):,} or fewer (`images`): a few "
+        "thousand are plenty.",
+        needed_bytes=needed,
+        limit=most,
+    )
 
 
 def _finished(array_path: Path, marker_path: Path, shape: tuple[int, ...]) -> int | None:

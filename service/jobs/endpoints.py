@@ -13,7 +13,7 @@ from service import errors, outbox, problems
 from service.db.session import transaction
 from service.db.tables import Artifact, Job, JobStatus
 from service.dependencies import (
-    Limit,
+    LongLimit,
     Paging,
     Reader,
     ReadSession,
@@ -315,7 +315,7 @@ async def events(
     request: Request,
     caller: Reader,
     services: ServicesDep,
-    limit: Limit = 100,
+    limit: LongLimit = 100,
     after: Annotated[
         int, Query(ge=0, le=2**31 - 1, description="Only events behind this sequence number.")
     ] = 0,
@@ -372,7 +372,7 @@ def metrics(
     job_id: JobId,
     caller: Reader,
     session: ReadSession,
-    limit: Limit = MAX_METRICS,
+    limit: LongLimit = MAX_METRICS,
     after: Annotated[
         str | None, Query(max_length=200, description="The `next_cursor` of the page before.")
     ] = None,

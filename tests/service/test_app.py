@@ -159,3 +159,34 @@ def test_codes_of_problems_are_unique() -> None:
 def test_time_is_rfc_3339_in_utc(client: httpx.Client) -> None:
     made = client.post("/v1/keys", json={"name": "x", "expires_at": "2099-01-01T02:00:00+02:00"})
     assert made.json()["expires_at"] == "2099-01-01T00:00:00.000Z"
+
+
+@pytest.mark.parametrize("media_type", ["application/x-www-form-urlencoded", "text/plain", None])
+def test_body_of_another_type_is_named(client: httpx.Client, media_type: str | None) -> None:
+    """As `curl -d` sends it, where nobody said otherwise."""
+    headers = {"Content-Type": media_type} if media_type else {}
+    answer = client.post("/v1/jobs", content=b'{"model_id": "model_1"}', headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert f"not {media_type or 'untyped'}" in answer.json()["detail"]
+
+
+def test_what_came_is_said_of_a_wrong_value(client: httpx.Client) -> None:
+    body = {"model_id": "model_1", "clean_data": {"dataset_id": "dataset_1", "images": 0}}
+    (error,) = client.post("/v1/jobs", json=body).json()["errors"]
+    assert error["pointer"] == "/clean_data/images"
+    assert error["detail"].endswith("greater than or equal to 1, got 0")
+
+
+def test_misspelt_filter_is_refused_and_the_right_ones_are_named(client: httpx.Client) -> None:
+    answer = client.get("/v1/jobs", params={"statuss": "failed"})
+    assert code_and_pointers(answer) == (422, "invalid_request", ["/query/statuss"])
+    assert "it knows after, " in answer.json()["detail"]
+    assert "status" in answer.json()["detail"]
+    assert client.get("/v1/jobs", params={"status": "failed", "limit": 1}).status_code == 200
+    assert client.get("/v1/attacks?limit=100").status_code == 200
+    assert "it knows none" in client.get("/v1/attacks?x=1").json()["detail"]
+
+
+def test_stranger_is_told_nothing_of_the_query(client: httpx.Client) -> None:
+    answer = client.get("/v1/jobs?statuss=failed", headers={"Authorization": "Bearer bds_no"})
+    assert answer.status_code == 401

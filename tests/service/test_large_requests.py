@@ -1,7 +1,7 @@
 """Requests that are wrong in a great many places cost no more than their bytes."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import process_time
 from typing import Any
 
@@ -21,26 +21,31 @@ PATCH = {"kind": "patch", "target_class": 0, "row": 0, "column": 0}
 JOB = {"model_id": "model_1", "clean_data": {"dataset_id": "dataset_1"}}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        JOB | {"probes": [PATCH | {"pixels": [[[]] * MANY]}]},
-        JOB | {"probes": [PATCH | {"pixels": [[]] * MANY}]},
-        JOB | {"probes": [PATCH | {"pixels": [[-1] * MANY]}]},
-        JOB | {"probes": [PATCH | {"pixels": [[[-1, -1, -1]] * MANY]}]},
-        JOB | {"probes": [{}] * MANY},
-        JOB | {"probes": [{"kind": "warp", "target_class": 0, "shifts": [[[99, 99]] * MANY]}]},
-        JOB | {"method": {"name": "argd", "teacher": {"phases": [{}] * MANY}}},
-        JOB | {"metadata": {str(number): number for number in range(MANY)}},
-        JOB | {str(number): number for number in range(MANY)},
-        JOB | {"policy": {str(number): number for number in range(MANY)}},
-    ],
-    ids=lambda body: next(iter(body.keys() - JOB.keys())),
-)
+def of_many_members() -> dict[str, Any]:
+    return {str(number): number for number in range(MANY)}
+
+
+WRONG: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "colours": lambda: {"probes": [PATCH | {"pixels": [[[]] * MANY]}]},
+    "rows": lambda: {"probes": [PATCH | {"pixels": [[]] * MANY}]},
+    "values": lambda: {"probes": [PATCH | {"pixels": [[-1] * MANY]}]},
+    "values of colours": lambda: {"probes": [PATCH | {"pixels": [[[-1, -1, -1]] * MANY]}]},
+    "probes": lambda: {"probes": [{}] * MANY},
+    "shifts": lambda: {
+        "probes": [{"kind": "warp", "target_class": 0, "shifts": [[[9e9, 0]] * MANY]}]
+    },
+    "phases": lambda: {"method": {"name": "argd", "teacher": {"phases": [{}] * MANY}}},
+    "pairs": lambda: {"metadata": of_many_members()},
+    "members": of_many_members,
+    "members of the policy": lambda: {"policy": of_many_members()},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
 def test_as_many_mistakes_as_fit_are_answered_soon_and_in_few_words(
-    client: httpx.Client, body: Mapping[str, Any]
+    client: httpx.Client, what: str
 ) -> None:
-    content = json.dumps(body)
+    content = json.dumps(JOB | WRONG[what]())
     begun = process_time()
     answer = client.post("/v1/jobs", content=content, headers={"Content-Type": "application/json"})
     spent = process_time() - begun

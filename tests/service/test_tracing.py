@@ -68,7 +68,7 @@ def _named(spans: list[ReceivedSpan], name: str) -> ReceivedSpan:
 
 def test_request_is_a_span_below_the_one_it_names(ask: Ask) -> None:
     headers = {"X-Request-ID": "mine", **PARENT}
-    (span,) = ask(lambda client: client.get("/v1/models/model_x?a=secret", headers=headers))
+    (span,) = ask(lambda client: client.get("/v1/models/model_x?after=secret", headers=headers))
     assert (span.name, span.kind, span.failed) == ("GET /v1/models/{model_id}", "server", False)
     assert (span.trace_id, span.parent_id) == (TRACE_ID, "b7ad6b7169203331")
     tenant = span.attributes.pop("sanitizer.tenant.id")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.connecting import connected
-from service.cli.failures import CommandFailed, WrongUsage
+from service.cli.failures import CommandFailed, Refused, WrongUsage
 from service.cli.options import Json
 from service.cli.terminal import amount, emit, result, say
 
@@ -63,10 +63,16 @@ def _all_files(remote: "Remote", job_id: str, folder: Path, force: bool) -> list
         raise CommandFailed(f"The job {job_id} has left no files (yet).")
     if folder.exists() and not folder.is_dir():
         raise WrongUsage(f"{folder} is no folder.")
-    return [
-        fetch(wanted_artifact(remote, artifact), folder / safe_name(artifact.name), force=force)
-        for artifact in artifacts
-    ]
+    paths = []
+    for artifact in artifacts:
+        path = folder / safe_name(artifact.name)
+        try:
+            paths.append(fetch(wanted_artifact(remote, artifact), path, force=force))
+        except Refused as refusal:
+            if refusal.code != "file_gone":
+                raise
+            say(f"{artifact.name} was deleted on the server; it is left out.")
+    return paths
 
 
 def result_of(remote: "Remote", identifier: str) -> "ModelAnswer":
@@ -78,6 +84,11 @@ def result_of(remote: "Remote", identifier: str) -> "ModelAnswer":
     if not identifier.startswith("job_"):
         return remote.model(identifier)
     job = remote.job(identifier)
+    if job.result_model_id is None and job.status == "succeeded":
+        raise CommandFailed(
+            f"The model that the job {job.id} made was deleted.",
+            hint=f"What it reported is still there: sanitizer download --all {job.id}",
+        )
     if job.result_model_id is None:
         raise CommandFailed(
             f"The job {job.id} is {job.status}; it has made no model.",

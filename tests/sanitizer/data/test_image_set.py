@@ -1,6 +1,8 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -267,3 +269,32 @@ def test_2500_images_of_cifar10_are_drawn_and_decoded(shared: Path, tmp_path: Pa
     # The mean colour of CIFAR-10, as everybody's normalisation has it: 0.491, 0.482, 0.447.
     mean = result.images.mean(axis=(0, 2, 3)) / 255
     np.testing.assert_allclose(mean, [0.491, 0.482, 0.447], atol=0.01)
+
+
+def test_images_that_may_not_be_written_are_told_before_one_is_decoded(tmp_path: Path) -> None:
+    """In a process of its own: the limit is the whole process's."""
+    write_tree(tmp_path / "data", {f"a/{i:03}.png": png(i, 8, 8) for i in range(40)})
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from sanitizer.data.image_set import decode\n"
+        "from sanitizer.data.readers import open_source\n"
+        "from sanitizer.errors import ImagesTooLarge\n"
+        "from sanitizer.spec import DataSource\n"
+        "folder = Path(sys.argv[1])\n"
+        "source = open_source(DataSource(path=folder / 'data'))\n"
+        "limits = (4096 + 30 * 3 * 64, resource.RLIM_INFINITY)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, limits)\n"
+        "def decoded(count):\n"
+        "    places = np.arange(count)\n"
+        "    return decode(source, places, input_size=(8, 8), channels=3, folder=folder)\n"
+        "assert len(decoded(30)) == 30\n"
+        "try: decoded(31)\n"
+        "except ImagesTooLarge as error: print(error.message)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert "31 images of 3 x 8 x 8 values take 10,048 bytes" in done.stdout
+    assert "a run may write 9,856 into a file. Ask for 30 or fewer" in done.stdout

@@ -31,9 +31,11 @@ def test_path_that_leaves_the_root_is_refused(root: Path, path: str) -> None:
         resolve(f"file://{root}{path}", [root])
 
 
-def test_folder_with_a_link_out_of_the_roots_is_refused(root: Path) -> None:
-    (root / "digits" / "0" / "a.png").symlink_to(root.parent / "secret")
-    with pytest.raises(ReferenceRefused, match=r"link a\.png"):
+@pytest.mark.parametrize("target", ["secret", "root/train set.parquet"])
+def test_folder_with_a_link_is_refused_wherever_it_leads(root: Path, target: str) -> None:
+    """As the run would refuse it."""
+    (root / "digits" / "0" / "a.png").symlink_to(root.parent / target)
+    with pytest.raises(ReferenceRefused, match=r"'0/a\.png' in it is a link"):
         resolve(f"file://{root}/digits", [root])
 
 
