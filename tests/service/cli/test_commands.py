@@ -3,16 +3,20 @@
 import json
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from sanitizer.exits import Exit
-from service.cli.app import app
+from service.cli.app import app as command_line
 from service.cli.config import KEY_VARIABLE, URL_VARIABLE, Login, saved_login
 from service.cli.remote import Remote
+from service.db.session import SessionFactory
 from service.db.tables import Scope
 from tests.service.cli.conftest import RunCommand
 from tests.service.conftest import MakeKey
+from tests.service.jobs.builders import finish_job, make_job, start_job
 
 
 def submitted(run_command: RunCommand, model_file: Path, images_zip: Path, *more: str) -> str:
@@ -209,6 +213,34 @@ def test_a_model_is_downloaded_into_a_folder(
     assert "--force" in again.stderr
 
 
+def test_of_a_job_whose_model_was_deleted_the_rest_is_downloaded(
+    run_command: RunCommand,
+    app: FastAPI,
+    remote: httpx.Client,
+    sessions: SessionFactory,
+    tmp_path: Path,
+) -> None:
+    job_id = make_job(remote)["id"]
+    claim = start_job(sessions, job_id)
+    (tmp_path / "worker").mkdir()
+    finish_job(sessions, app.state.services.store, claim, tmp_path / "worker")
+    model_id = remote.get(f"/v1/jobs/{job_id}").json()["result_model_id"]
+    assert remote.delete(f"/v1/models/{model_id}").status_code == 204
+
+    missing = run_command("download", job_id)
+    assert missing.exit_code == Exit.ERROR
+    assert "was deleted" in missing.stderr
+    assert "--all" in missing.stderr
+
+    rest = run_command("download", "--all", job_id, "--output", str(tmp_path / "rest"))
+    assert rest.exit_code == 0, rest.stderr
+    assert "model.pt was deleted on the server" in rest.stderr
+    assert sorted(path.name for path in (tmp_path / "rest").iterdir()) == [
+        "report.html",
+        "report.json",
+    ]
+
+
 # --- keys ----------------------------------------------------------------------------------------
 
 
@@ -234,10 +266,10 @@ def test_the_first_key_of_a_database_is_made_without_a_server(
     monkeypatch.delenv(URL_VARIABLE, raising=False)
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     runner = CliRunner()
-    early = runner.invoke(app, ["keys", "bootstrap", "--tenant", "acme"])
+    early = runner.invoke(command_line, ["keys", "bootstrap", "--tenant", "acme"])
     assert early.exit_code == Exit.ERROR
     assert "sanitizer migrate" in early.stderr
-    assert runner.invoke(app, ["migrate"]).exit_code == 0
-    answer = runner.invoke(app, ["keys", "bootstrap", "--tenant", "acme"])
+    assert runner.invoke(command_line, ["migrate"]).exit_code == 0
+    answer = runner.invoke(command_line, ["keys", "bootstrap", "--tenant", "acme"])
     assert answer.exit_code == 0
     assert answer.stdout.startswith("bds_")
