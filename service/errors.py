@@ -445,6 +445,20 @@ class JobNotCancellable(Conflict):
         )
 
 
+class JobNotEnded(Conflict):
+    """The job has not ended."""
+
+    code = "job_not_ended"
+    title = "The job has not ended"
+    explanation = "Only a job that has ended can be deleted; cancel it first, and wait for its end."
+
+    def __init__(self, job_id: str, job_status: str) -> None:
+        super().__init__(
+            f"The job {job_id} is {job_status}; only one that has ended can be deleted.",
+            job_status=job_status,
+        )
+
+
 class JobNotRetryable(Conflict):
     """The job has neither failed nor been cancelled."""
 

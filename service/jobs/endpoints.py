@@ -220,6 +220,28 @@ def cancel(
     return _detail(session, services, job)
 
 
+@router.delete(
+    "/{job_id}",
+    operation_id="delete_job",
+    summary="Delete a job",
+    status_code=204,
+    responses=problems.responses(errors.JobNotFound, errors.JobNotEnded),
+)
+def delete(job_id: JobId, caller: Writer, session: WriteSession) -> None:
+    """Removes a job that has ended: its request, events, figures, report and pictures, for good.
+
+    The sanitized model stays; it is a model like any other. Estimates of later jobs no longer rest
+    on what this one took.
+    """
+    job = _job(session, caller, job_id)
+    try:
+        keys = jobs.delete(session, job.id)
+    except jobs.NotEnded as error:
+        raise errors.JobNotEnded(job.id, error.status) from error
+    for key in keys:
+        outbox.remove_file(session, key)
+
+
 # --- Looking -------------------------------------------------------------------------------------
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, and_, func, select, type_coerce, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, type_coerce, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, defer
 
 from sanitizer.report.model import Verdict
 from service.db.repository import Repository
-from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, WorkerRecord
+from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Model, WorkerRecord
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,20 @@ class JobRepository(Repository):
         """Files of a job, by name."""
         query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)
         return list(self._session.scalars(query))
+
+    def delete(self, job_id: str) -> list[str]:
+        """Deletes a job with its events, figures and files; models that came out of it stay.
+
+        Returns:
+            Keys of the files in the store that no row names any more.
+        """
+        models = select(Model.storage_key).where(Model.source_job_id == job_id)
+        query = select(Artifact.storage_key).where(
+            Artifact.job_id == job_id, Artifact.storage_key.not_in(models)
+        )
+        keys = list(self._session.scalars(query))
+        self._session.execute(delete(Job).where(Job.id == job_id))
+        return keys
 
     def count_queued(self) -> int:
         """Jobs of all tenants that wait."""

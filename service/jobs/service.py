@@ -49,6 +49,15 @@ class NotCancellable(Exception):
         self.status = status
 
 
+class NotEnded(Exception):
+    """The job has not ended."""
+
+    def __init__(self, job_id: str, status: JobStatus) -> None:
+        super().__init__(f"expected a job that has ended, got {job_id}, which is {status}")
+        self.job_id = job_id
+        self.status = status
+
+
 class LeaseLost(Exception):
     """The job is no longer this worker's; nothing was written."""
 
@@ -170,6 +179,24 @@ def request_cancel(session: Session, job_id: str) -> Job:
     elif status == JobStatus.RUNNING:
         _move(jobs, job_id, {status}, JobStatus.CANCELLING)
     return session.get_one(Job, job_id, populate_existing=True)
+
+
+def delete(session: Session, job_id: str) -> list[str]:
+    """Deletes a job that has ended, with all that hangs on it but the models that it made.
+
+    Returns:
+        Keys of files that can go once that is committed.
+
+    Raises:
+        NotEnded: It has not.
+    """
+    jobs = JobRepository.from_session(session)
+    status = jobs.touch_if(job_id, updated_at=jobs.now())  # locks the row
+    if status is None:
+        raise LookupError(f"there is no job {job_id}")
+    if not status.is_terminal:
+        raise NotEnded(job_id, status)
+    return jobs.delete(job_id)
 
 
 def waiting_reasons(session: Session, rows: Sequence[Job], settings: Settings) -> dict[str, str]:

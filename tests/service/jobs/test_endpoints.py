@@ -17,7 +17,7 @@ from sanitizer.events import ErrorEvent, Stage
 from sanitizer.spec import MAX_GENERATOR_BYTES
 from service.db.base import utc_now
 from service.db.session import SessionFactory, transaction
-from service.db.tables import Job, WorkerRecord
+from service.db.tables import Artifact, Job, JobEvent, JobMetric, WorkerRecord
 from service.jobs import service as jobs
 from service.queue import count_messages
 from service.settings import Settings
@@ -206,6 +206,70 @@ def test_sent_message_is_noted(client: httpx.Client, sessions: SessionFactory) -
     job = make_job(client)
     with transaction(sessions) as session:
         assert session.get_one(Job, job["id"]).sent_at is not None
+
+
+class TestDeletion:
+    """A tenant forgets a job."""
+
+    @every_database
+    def test_all_of_it_goes_and_the_model_stays(
+        self,
+        client: httpx.Client,
+        sessions: SessionFactory,
+        store: ObjectStore,
+        settings: Settings,
+        tmp_path: Path,
+    ) -> None:
+        job = make_job(client)
+        claim = start_job(sessions, job["id"])
+        (tmp_path / "worker").mkdir()
+        finish_job(sessions, store, claim, tmp_path / "worker")
+        model_id = client.get(job["links"]["self"]).json()["result_model_id"]
+        folder = Path(settings.storage_url.removeprefix("file:"))
+        made = {path for path in folder.rglob("*") if path.is_file() and job["id"] in path.parts}
+        assert len(made) == 3
+
+        answer = client.delete(job["links"]["self"])
+
+        assert (answer.status_code, answer.content) == (204, b"")
+        for link in ("self", "events", "metrics", "artifacts", "report"):
+            assert client.get(job["links"][link]).status_code == 404
+        assert client.get("/v1/jobs").json()["data"] == []
+        model = client.get(f"/v1/models/{model_id}").json()
+        assert model["source_job_id"] is None
+        assert client.get(f"/v1/models/{model_id}/file").content == b"sanitized weights"
+        assert len([path for path in made if path.exists()]) == 1  # the model's
+        with transaction(sessions) as session:
+            for table in (Job, JobEvent, JobMetric, Artifact):
+                assert session.scalar(select(func.count()).select_from(table)) == 0
+
+    def test_one_that_has_not_ended_stays(
+        self, client: httpx.Client, sessions: SessionFactory
+    ) -> None:
+        job = make_job(client)
+        for status in ("queued", "running"):
+            answer = client.delete(job["links"]["self"])
+            assert answer.status_code == 409
+            assert (answer.json()["code"], answer.json()["job_status"]) == ("job_not_ended", status)
+            if status == "queued":
+                start_job(sessions, job["id"])
+        assert client.get(job["links"]["self"]).json()["status"] == "running"
+
+    def test_one_that_is_repeated_may_go(self, client: httpx.Client) -> None:
+        job = make_job(client)
+        client.post(job["links"]["cancel"])
+        again = client.post(f"/v1/jobs/{job['id']}/retry").json()
+        assert again["retry_of_id"] == job["id"]
+        assert client.delete(job["links"]["self"]).status_code == 204
+        assert client.get(again["links"]["self"]).json()["retry_of_id"] is None
+
+    def test_nobody_elses_can_be_deleted(
+        self, client: httpx.Client, stranger: httpx.Client
+    ) -> None:
+        job = make_job(client)
+        client.post(job["links"]["cancel"])
+        assert stranger.delete(job["links"]["self"]).status_code == 404
+        assert client.get(job["links"]["self"]).status_code == 200
 
 
 class TestBrokerDown:
