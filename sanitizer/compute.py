@@ -1,8 +1,9 @@
 """What a run computes on and in, and how this process is set up for it."""
 
 import ctypes
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +15,23 @@ from sanitizer.spec import Device, Precision
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, from its malloc.h."""
+
+
+AT_ONCE_SIZE = 3 * 96 * 96
+"""Values of the largest images that as many go through a network at a time as of the smallest."""
+
+
+def images_at_once(shape: Sequence[int], most: int) -> int:
+    """How many images a network is given at a time where it is not trained.
+
+    What goes through it together need not fit where batches that are trained on do: those have the
+    size that somebody chose for the images at hand.
+
+    Args:
+        shape: Of an image: channels, height, width.
+        most: Of images up to 96 x 96 with 3 channels; of larger ones fewer, one at least.
+    """
+    return max(1, min(most, most * AT_ONCE_SIZE // math.prod(shape)))
 
 
 def choose_device(device: Device, number: int = 0, of: int = 1) -> torch.device:

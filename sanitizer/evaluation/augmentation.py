@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sanitizer.compute import images_at_once
 from sanitizer.cost.workload import LOOKED_AT
 from sanitizer.data.augment import augment
 from sanitizer.data.image_set import ImageSet
@@ -109,11 +110,12 @@ def find_borne(
     generator = make_generator(seed, "augmentation", "images")
     places = torch.randperm(len(images), generator=generator)[:LOOKED_AT].sort().values.numpy()
     labels = torch.from_numpy(images.labels[places])
+    at_once = images_at_once(images.shape, BATCH_SIZE)
 
     def right(change: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
         drawn = make_generator(seed, "augmentation", "changes")
         answers = []
-        for part in np.array_split(places, max(1, -(-len(places) // BATCH_SIZE))):
+        for part in np.array_split(places, max(1, -(-len(places) // at_once))):
             changed = change(torch.from_numpy(images.read(part)), drawn)
             answers.append(predict(network, changed, device))
             on_images(len(part))

@@ -1,6 +1,5 @@
 """Measures a model: ACC on clean images, ASR and RA with each trigger on."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sanitizer.attacks.trigger import Trigger
+from sanitizer.compute import images_at_once
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation import metrics
 from sanitizer.evaluation.predict import Predictor
@@ -15,8 +15,7 @@ from sanitizer.parallel.group import ALONE, Group
 from sanitizer.report.model import Evaluation, ProbeResult
 
 BATCH_SIZE = 500
-BATCH_VALUES = BATCH_SIZE * 3 * 96 * 96
-"""Larger images go through in smaller batches: 500 of 224 x 224 took gigabytes of feature maps."""
+"""Of larger images fewer: 500 of 224 x 224 took gigabytes of feature maps."""
 
 
 def evaluate(
@@ -88,7 +87,7 @@ def _probe_result(
 
 
 def _batches(image_set: ImageSet, rows: slice) -> Iterator[tuple[Tensor, Tensor]]:
-    size = max(1, min(BATCH_SIZE, BATCH_VALUES // math.prod(image_set.shape)))
+    size = images_at_once(image_set.shape, BATCH_SIZE)
     for start in range(rows.start, rows.stop, size):
         places = np.arange(start, min(start + size, rows.stop))
         yield torch.from_numpy(image_set.read(places)), torch.from_numpy(image_set.labels[places])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sanitizer.compute import images_at_once
 from sanitizer.cost.workload import MAX_TARGETS, SEARCH_BATCH, SEARCH_STEPS
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation.changes import Change, FeatureShift, Patch, Pattern, logits_of
@@ -36,6 +37,9 @@ HARDER, EASIER = 2.0, 2.0**-1.5
 
 TOGETHER_PIXELS = 1 << 16
 """Of a batch that several searches share. Larger ones were no faster on a CPU."""
+
+MEASURED = 250
+"""Images that go through a network together where nothing is learned."""
 
 ATTEMPTS, MISLEADING_STEPS = 8, 20
 """Patterns by which classes are chosen where there are many, and steps of each."""
@@ -71,7 +75,7 @@ class Subject:
     @cached_property
     def deviations(self) -> Tensor:
         """Of each channel of the tapped feature map, over clean images; [C]."""
-        places = np.arange(min(250, len(self.searched)))
+        places = np.arange(min(len(self.searched), images_at_once(self.searched.shape, MEASURED)))
         with torch.no_grad(), tapped(self.network, [self.point]) as taps:
             self.network(self.images(self.searched, places))
             (features,) = taps.take()
@@ -221,8 +225,9 @@ def rate_of(subject: Subject, target: int, change: Change | None) -> Proportion:
     """
     others = np.flatnonzero(subject.measured.labels != target)
     network, hits = subject.network, 0
-    for start in range(0, len(others), 250):
-        images = subject.images(subject.measured, others[start : start + 250])
+    at_once = images_at_once(subject.measured.shape, MEASURED)
+    for start in range(0, len(others), at_once):
+        images = subject.images(subject.measured, others[start : start + at_once])
         logits = network(images) if change is None else logits_of(network, [change], [images])
         hits += int((logits.argmax(dim=1) == target).sum())
     return wilson(hits, len(others))

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sanitizer.compute import images_at_once
 from sanitizer.data.image_set import ImageSet
 from sanitizer.networks.taps import TapPoint, tapped
 from sanitizer.randomness import make_generator
@@ -261,8 +262,9 @@ class Screen:
         """Features [N, C] and answers [N], on the CPU."""
         features, answers = [torch.empty(0, self._point.channels)], [torch.empty(0).long()]
         with tapped(self._network, [self._point]) as taps:
-            for start in range(0, len(places), BATCH):
-                pixels = images.read(places[start : start + BATCH])
+            at_once = images_at_once(images.shape, BATCH)
+            for start in range(0, len(places), at_once):
+                pixels = images.read(places[start : start + at_once])
                 answers.append(self._answers(torch.from_numpy(pixels).float()))
                 (maps,) = taps.take()
                 features.append(maps.float().mean(dim=(2, 3)).cpu())
@@ -277,8 +279,9 @@ class Screen:
     ) -> int:
         added = torch.from_numpy(change.astype(np.float32))
         led = 0
-        for start in range(0, len(pixels), BATCH):
-            moved = torch.from_numpy(pixels[start : start + BATCH]).float().add_(added)
+        at_once = images_at_once(pixels.shape[1:], BATCH)
+        for start in range(0, len(pixels), at_once):
+            moved = torch.from_numpy(pixels[start : start + at_once]).float().add_(added)
             led += int((self._answers(moved.clamp_(0, 255)) == target).sum())
         return led
 

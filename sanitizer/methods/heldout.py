@@ -3,7 +3,6 @@
 Nothing here knows of triggers: `sanitizer.evaluation` does, and no method may look there.
 """
 
-import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sanitizer.compute import images_at_once
 from sanitizer.cost.workload import CHANGING_BATCH, heldout_share
 from sanitizer.data.image_set import ImageSet
 from sanitizer.data.splits import hold_out
 from sanitizer.randomness import derive_seed
-
-BATCH_VALUES = CHANGING_BATCH * 3 * 96 * 96
-"""Larger images go through in smaller batches."""
 
 Tell = Callable[[int], None]
 """Called with how many images went through a network since the last call."""
@@ -59,7 +56,7 @@ def count_right(network: nn.Module, images: ImageSet, tell: Tell) -> int:
 
 def places_in_batches(images: ImageSet) -> Iterator[NDArray[np.int64]]:
     """The places of all images in order, as many at a time as a network may be given."""
-    size = max(1, min(CHANGING_BATCH, BATCH_VALUES // math.prod(images.shape)))
+    size = images_at_once(images.shape, CHANGING_BATCH)
     for start in range(0, len(images), size):
         yield np.arange(start, min(start + size, len(images)))
 

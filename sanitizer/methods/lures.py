@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sanitizer.compute import computing_in
+from sanitizer.compute import computing_in, images_at_once
 from sanitizer.data.image_set import ImageSet
 from sanitizer.methods.random_triggers import KINDS, pictures_of, with_random_triggers
 from sanitizer.randomness import make_generator
@@ -20,6 +20,8 @@ from sanitizer.randomness import make_generator
 LOOKED_AT = 500
 """Images that tell where a kind of trigger leads: a hundred for each kind."""
 BATCH_SIZE = 250
+AT_ONCE = 512
+"""Images that go through the suspect model together; four copies of 96 are 384."""
 
 
 class Lures:
@@ -90,7 +92,8 @@ class Lures:
     def _wrong(self, images: Tensor, labels: Tensor) -> Tensor:
         """Probabilities of the classes, [n, classes], the right one's left out."""
         with computing_in(self._precision, images.device):
-            logits: Tensor = self._suspect(images)
+            parts = torch.split(images, images_at_once(images.shape[1:], AT_ONCE))
+            logits = torch.cat([self._suspect(part) for part in parts])
         probabilities = logits.float().softmax(dim=1)
         right = functional.one_hot(labels, probabilities.shape[1]).bool()
         return probabilities.masked_fill(right, 0)

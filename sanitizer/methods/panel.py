@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sanitizer.compute import computing_in
+from sanitizer.compute import computing_in, images_at_once
 from sanitizer.data.image_set import ImageSet
 from sanitizer.methods.random_triggers import Numbers, put_each_on_all
 
@@ -71,7 +71,8 @@ class Panel:
             count = len(some[0])
             changed = put_each_on_all(images, kind, some, self.pictures)
             with computing_in(self.precision, device):
-                logits: Tensor = network(changed)
+                parts = torch.split(changed, images_at_once(images.shape[1:], AT_ONCE))
+                logits = torch.cat([network(part) for part in parts])
             chances = logits.float().softmax(dim=1).view(count, len(images), -1)
             others = 1 - functional.one_hot(self.labels, chances.shape[2]).to(chances.dtype)
             rates.append((chances * others).sum(dim=1) / others.sum(dim=0).clamp(min=1))

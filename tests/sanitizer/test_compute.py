@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sanitizer import compute
+from sanitizer.compute import images_at_once
 from sanitizer.errors import DeviceUnavailable
 from sanitizer.spec import Device, Precision
 
@@ -72,3 +73,11 @@ def faults(how: str) -> int:
 def test_kept_memory_is_not_cleared_by_the_kernel_again() -> None:
     # 20 rounds of 8 x 4 MiB are 164,000 pages, if every one of them is touched anew.
     assert faults("keep") < 20_000
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((1, 8, 8), 250), ((3, 96, 96), 250), ((3, 224, 224), 45), ((3, 2048, 2048), 1)],
+)
+def test_of_large_images_fewer_go_through_together(shape: tuple[int, int, int], count: int) -> None:
+    assert images_at_once(shape, 250) == count
