@@ -26,12 +26,23 @@ GAINED, GONE = 2.0, 90.0
 """The goals of the table's victims: points of ASR over a clean model's, per cent of its RA."""
 
 
+LEARNED = 25.0, 50.0
+"""Accuracy and ASR, per cent, that a backdoored model has at least which has learned anything."""
+
+
+def has_learned(row: Mapping[str, Any]) -> bool:
+    """Whether there is a task to keep and a backdoor to remove."""
+    accuracy, rate = LEARNED
+    return bool(row["before"]["acc"] >= accuracy and row["before"]["asr"] >= rate)
+
+
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     """What each method does on average."""
     lines = [
         "| method | n | ACC lost | by the clean model | ASR over a clean model's: mean, most "
         "| RA, share of a clean model's: mean, least | gone |\n" + "|---" * 7 + "|"
     ]
+    rows = [row for row in rows if has_learned(row)]
     for variant in dict.fromkeys(row["variant"] for row in rows):
         mine = [row for row in rows if row["variant"] == variant]
         lost = [row["before"]["acc"] - row["after"]["acc"] for row in mine]
@@ -70,6 +81,12 @@ def page(content: Mapping[str, Any], data: Sequence[str], pairs: Mapping[str, in
     for split, rows in content["splits"].items():
         title = "Final" if split == "final" else "Development, which the default was mended on"
         parts += [f"\n## {title}\n", summary(rows), ""]
+        if idle := {(row["seed"], row["attack"]) for row in rows if not has_learned(row)}:
+            parts += [
+                f"{len(idle)} backdoored models had learned less than {LEARNED[0]:g}% of the task "
+                f"or {LEARNED[1]:g}% of the backdoor; their rows stand below, and not in the "
+                "means.\n"
+            ]
         if missing := pairs[split] - len({(row["seed"], row["attack"]) for row in rows}):
             parts += [f"**{missing} pairs are still missing**; the command goes on with them.\n"]
         parts += [HEAD, *map(line_of, rows)]
