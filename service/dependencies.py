@@ -113,7 +113,7 @@ PAGING = frozenset({"limit", "after"})
 """Let pass everywhere: clients that read lists page by page send them to short ones, too."""
 
 
-def refuse_unknown_query(
+async def refuse_unknown_query(
     request: Request,
     caller: Annotated[Caller, Depends(get_caller)],  # noqa: ARG001  # strangers learn nothing
 ) -> None:

@@ -73,9 +73,11 @@ Metadata = Annotated[
 
 
 def _each_once(names: list[str]) -> list[str]:
-    if len(set(names)) < len(names):
-        twice = next(name for number, name in enumerate(names) if name in names[:number])
-        raise ValueError(f"every class has a name of its own, {twice!r} came twice")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"every class has a name of its own, {name!r} came twice")
+        seen.add(name)
     return names
 
 

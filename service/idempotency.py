@@ -21,7 +21,7 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -138,7 +138,7 @@ class Once:
 
     def _renew(self, now: datetime) -> None:
         # If that fails, the next time may not.
-        with suppress(OperationalError), transaction(self._sessions) as session:
+        with suppress(SQLAlchemyError), transaction(self._sessions) as session:
             session.execute(
                 update(IdempotencyRecord)
                 .where(*self._unfinished())

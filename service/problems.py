@@ -234,7 +234,8 @@ def _child(node: Any, step: int | str) -> Any:
 
 
 def _escape(step: int | str) -> str:
-    return str(step).replace("~", "~0").replace("/", "~1")
+    text = str(step).encode("utf-8", "backslashreplace").decode()
+    return text.replace("~", "~0").replace("/", "~1")
 
 
 def _sentence(detail: ErrorDetails) -> str:
@@ -254,8 +255,11 @@ MOST_SHOWN = 60
 def _got(given: Any) -> str:
     if not isinstance(given, str | int | float | bool | None):
         return ""
-    shown = json.dumps(given, ensure_ascii=False)
-    return f", got {shown}" if len(shown) <= MOST_SHOWN else f", got {len(shown)} characters"
+    if isinstance(given, str) and len(given) > MOST_SHOWN:
+        return f", got {len(given)} characters"
+    # Half a surrogate pair may come as JSON, and may not leave as UTF-8.
+    shown = json.dumps(given, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    return f", got {shown}"
 
 
 def _summary(fields: Sequence[FieldError]) -> str:

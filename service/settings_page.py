@@ -12,7 +12,7 @@ HEAD = """\
 # Settings
 
 Read from the environment or a `.env` file, by the service and the worker alike; what is empty
-there is as if it were not. Made by
+there is as if it were not: an empty variable does not take back what `.env` says. Made by
 `python -m service.settings_page`; a test holds it against the class.
 
 | variable | default | what |

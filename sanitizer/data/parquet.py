@@ -4,7 +4,9 @@ Labels are read whole; images one batch at a time, from the row groups that hold
 
 A value that many rows have is stored once, and a few hundred bytes may stand for gigabytes. So what
 is text is left in its dictionary, and of what is read row by row only so many rows at a time as fit
-if each had the largest value.
+if each had the largest value. How large that may be is the footer's word: of one that is forged the
+limit on the memory of the process remains. Reading one row at a time would need no such word, and
+takes ten times as long.
 """
 
 import json
@@ -144,7 +146,8 @@ def _check_limits(metadata: Any, limits: Limits, file_bytes: int) -> None:
 def _rows_at_once(metadata: Any, leaf: str, limits: Limits) -> int:
     """How many rows of a column may be read together, if each had the largest value there can be.
 
-    What a row group says of its size is what it holds, whatever becomes of it: no value is larger.
+    What an honest row group says of its size is what it holds, however many rows share it: no value
+    is larger.
     """
     held = [
         column.total_uncompressed_size

@@ -56,8 +56,8 @@ def hold_out(
         labels: Class of each image, [N].
         fraction: Share of the second part, in (0, 1).
         every_class: Otherwise the second part has `fraction` of all images, one at least, the
-            classes in their shares by largest remainder: many small classes give none, where each
-            would give one, which may be half of all.
+            classes in their shares by largest remainder: of many small classes some give none,
+            others by another seed, where each would give one, which may be half of all.
 
     Returns:
         Indices into `labels`: kept, held out; both ascending.
@@ -71,7 +71,8 @@ def hold_out(
     if every_class:
         shares = np.maximum(1, (counts * fraction + 0.5).astype(np.int64))
     else:
-        shares = _apportion(counts, max(1, int(len(labels) * fraction + 0.5)))
+        wanted = max(1, int(len(labels) * fraction + 0.5))
+        shares = _apportion_some(counts - 1, counts, wanted, seed)
     held = [
         _shuffled(labels, int(label), seed, "hold_out")[:share]
         for label, share in zip(classes, np.minimum(shares, counts - 1), strict=True)
@@ -102,6 +103,22 @@ def _apportion(counts: NDArray[np.int64], seats: int) -> NDArray[np.int64]:
     remainders = np.array([float(quota % total) for quota in quotas])
     first = np.argsort(-remainders, kind="stable")[: seats - int(shares.sum())]
     shares[first] += 1
+    return shares
+
+
+def _apportion_some(
+    most: NDArray[np.int64], counts: NDArray[np.int64], seats: int, seed: int
+) -> NDArray[np.int64]:
+    """Likewise, ties and what is left over by lot, and to no class more than its most."""
+    quotas = counts * (seats / int(counts.sum()))
+    shares: NDArray[np.int64] = np.minimum(np.floor(quotas + 1e-9).astype(np.int64), most)
+    lot = torch.randperm(len(counts), generator=make_generator(seed, "hold_out", "lot")).numpy()
+    order = lot[np.argsort(-(quotas - shares)[lot].round(9), kind="stable")]
+    while (left := seats - int(shares.sum())) > 0:
+        open_to = order[shares[order] < most[order]][:left]
+        if not len(open_to):
+            break
+        shares[open_to] += 1
     return shares
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sanitizer.compute import computing_in
 from sanitizer.cost.workload import TRIED_IMAGES, TRIED_SHARES, TRIED_TARGETS
 from sanitizer.data.image_set import ImageSet
 from sanitizer.methods.heldout import Tell
@@ -83,8 +82,7 @@ def go_back(
 @torch.no_grad()
 def _right(network: nn.Module, panel: Panel, tell: Tell) -> float:
     """Share of the panel's images that are classified right as they are."""
-    with computing_in(panel.precision, panel.images.device):
-        answers = network(panel.images).argmax(dim=1)
+    answers = panel.logits(network, panel.images).argmax(dim=1)
     tell(len(panel.labels))
     return float((answers == panel.labels).float().mean())
 

@@ -53,6 +53,12 @@ class Panel:
         labels = torch.from_numpy(clean.labels[places]).to(device)
         return cls(images, labels, pictures.to(device), precision)
 
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Of images as large as the panel's, [n, classes], float32."""
+        with computing_in(self.precision, images.device):
+            parts = torch.split(images, images_at_once(images.shape[1:], AT_ONCE))
+            return torch.cat([network(part) for part in parts]).float()
+
     @torch.no_grad()
     def rates(
         self, network: nn.Module, kind: int, numbers: Numbers, on_images: Callable[[int], None]
@@ -64,16 +70,13 @@ class Panel:
             others.
         """
         rates = []
-        images, device = self.images, self.images.device
+        images = self.images
         at_once = max(1, AT_ONCE // len(images))
         for start in range(0, len(numbers[0]), at_once):
             some = tuple(each[start : start + at_once] for each in numbers)
             count = len(some[0])
             changed = put_each_on_all(images, kind, some, self.pictures)
-            with computing_in(self.precision, device):
-                parts = torch.split(changed, images_at_once(images.shape[1:], AT_ONCE))
-                logits = torch.cat([network(part) for part in parts])
-            chances = logits.float().softmax(dim=1).view(count, len(images), -1)
+            chances = self.logits(network, changed).softmax(dim=1).view(count, len(images), -1)
             others = 1 - functional.one_hot(self.labels, chances.shape[2]).to(chances.dtype)
             rates.append((chances * others).sum(dim=1) / others.sum(dim=0).clamp(min=1))
             on_images(len(changed))

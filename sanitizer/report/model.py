@@ -324,7 +324,7 @@ class MisleadingTrigger(_Part):
         default=None,
         description="The rate before from which on it speaks for a backdoor, for images of such a "
         "size, so many classes and what triggers of its kind to other classes reach. Null: never, "
-        "by its kind or for want of images.",
+        "by its kind or for want of images or of classes.",
     )
 
     @property

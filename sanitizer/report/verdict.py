@@ -23,6 +23,7 @@ from sanitizer.report.telling import (
     LEAST_TOLD,
     TELLING_IN_TRIAL,
     TELLING_OF_LARGER,
+    TELLING_RATES,
 )
 from sanitizer.spec import Policy
 
@@ -42,6 +43,7 @@ def decide(
     durability: Durability | None = None,
     screening: Screening | None = None,
     misleading: Sequence[MisleadingTrigger] | None = None,
+    num_classes: int | None = None,
 ) -> Decision:
     """`blocked` if a figure breaks the policy, `undecided` without a trigger, else `allowed`.
 
@@ -49,6 +51,9 @@ def decide(
     on clean images, or what images with a trigger have in common or what the model as it came fell
     for still leads to its target, it is `undecided` at best. That a search finds nothing, what
     poisoned images bring about, and that images were left out of the clean ones change no verdict.
+
+    Args:
+        num_classes: Of the model; of few the search for triggers tells nothing.
     """
     decision = _by_figures(policy, before, after)
     verdict, reasons = decision.verdict, list(decision.reasons)
@@ -58,7 +63,7 @@ def decide(
         reasons += _found_in(screening)
     if misleading is not None:
         doubted |= any(each.still_leads for each in misleading)
-        reasons += _fallen_for(misleading)
+        reasons += _fallen_for(misleading, num_classes)
     if inspections is not None:
         doubted |= bool(inspections.after.suspicious)
         reasons += _told(inspections)
@@ -118,7 +123,7 @@ def _found_in(screening: Screening) -> list[str]:
     return sentences
 
 
-def _fallen_for(misleading: Sequence[MisleadingTrigger]) -> list[str]:
+def _fallen_for(misleading: Sequence[MisleadingTrigger], num_classes: int | None) -> list[str]:
     """What the search for triggers of known kinds says of the model as it came, and as it is."""
     telling = [each for each in misleading if each.tells]
     (found, backdoored), (accused, clean) = TELLING_IN_TRIAL, FALSELY_TELLING_IN_TRIAL
@@ -133,16 +138,19 @@ def _fallen_for(misleading: Sequence[MisleadingTrigger]) -> list[str]:
         "The model as it came was searched for gratings, veils, patches and warps that lead images "
         "of all classes one way"
     )
-    images = max((each.before.total for each in misleading), default=0)
+    if num_classes is not None and num_classes < LEAST_CLASSES:
+        return [
+            f"{searched}. What that says of a backdoor is not known: models of fewer than "
+            f"{LEAST_CLASSES} classes fall for some without one, too."
+        ]
+    # Gratings tell nothing, of however many images.
+    images = max(
+        (each.before.total for each in misleading if each.kind in TELLING_RATES), default=0
+    )
     if images < LEAST_TOLD:
         return [
-            f"{searched}. What that says of a backdoor is not known: of {images} evaluation images "
-            f"of other classes the rates are too uncertain, {LEAST_TOLD} are needed."
-        ]
-    if all(each.speaks_from is None for each in misleading):
-        return [
-            f"{searched}. What that says of a backdoor is not known of any that was found: models "
-            f"of fewer than {LEAST_CLASSES} classes fall for some without one, too."
+            f"{searched}. What that says of a backdoor is not known: it takes {LEAST_TOLD} "
+            f"evaluation images of other classes to tell, and there were {images}."
         ]
     if not telling:
         return [

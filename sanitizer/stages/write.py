@@ -111,6 +111,7 @@ def write(run: Run, results: Results) -> Report:
             results.durability,
             screening,
             misled,
+            run.inputs.suspect.num_classes,
         ),
         screening=screening,
         inspections=inspections,

@@ -148,6 +148,8 @@ def retry(
 
     def work() -> Answer:
         job = _job(session, caller, job_id)
+        if not JobRepository.from_session(session).hold(job.id):
+            raise errors.JobNotFound(job.id)
         status = JobStatus(job.status)
         if status not in (JobStatus.FAILED, JobStatus.CANCELLED):
             raise errors.JobNotRetryable(job.id, status)
@@ -213,6 +215,8 @@ def cancel(
     job = _job(session, caller, job_id)
     try:
         job = jobs.request_cancel(session, job.id)
+    except jobs.Gone as error:
+        raise errors.JobNotFound(job.id) from error
     except jobs.NotCancellable as error:
         raise errors.JobNotCancellable(job.id, error.status) from error
     outbox.wake(session, job.id)
@@ -236,6 +240,8 @@ def delete(job_id: JobId, caller: Writer, session: WriteSession) -> None:
     job = _job(session, caller, job_id)
     try:
         keys = jobs.delete(session, job.id)
+    except jobs.Gone as error:
+        raise errors.JobNotFound(job.id) from error
     except jobs.NotEnded as error:
         raise errors.JobNotEnded(job.id, error.status) from error
     for key in keys:

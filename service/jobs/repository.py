@@ -116,6 +116,11 @@ class JobRepository(Repository):
         query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)
         return list(self._session.scalars(query))
 
+    def hold(self, job_id: str) -> bool:
+        """Whether a job is there, and stays so until the end of the transaction."""
+        query = select(Job.id).where(Job.id == job_id).with_for_update(read=True, key_share=True)
+        return self._session.scalar(query) is not None
+
     def delete(self, job_id: str) -> list[str]:
         """Deletes a job with its events, figures and files; models that came out of it stay.
 
@@ -127,6 +132,8 @@ class JobRepository(Repository):
             Artifact.job_id == job_id, Artifact.storage_key.not_in(models)
         )
         keys = list(self._session.scalars(query))
+        checkpoint = self._session.scalar(select(Job.checkpoint_key).where(Job.id == job_id))
+        keys += [checkpoint] if checkpoint else []
         self._session.execute(delete(Job).where(Job.id == job_id))
         return keys
 

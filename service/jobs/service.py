@@ -49,6 +49,14 @@ class NotCancellable(Exception):
         self.status = status
 
 
+class Gone(Exception):
+    """The job was deleted a moment ago."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no job {job_id}")
+        self.job_id = job_id
+
+
 class NotEnded(Exception):
     """The job has not ended."""
 
@@ -165,13 +173,14 @@ def request_cancel(session: Session, job_id: str) -> Job:
     A job that is `cancelling` stays so.
 
     Raises:
+        Gone: There is no such job.
         NotCancellable: The job has ended.
     """
     jobs = JobRepository.from_session(session)
     now = jobs.now()
     status = jobs.touch_if(job_id, updated_at=now)  # locks the row, so that the status stays
     if status is None:
-        raise LookupError(f"there is no job {job_id}")
+        raise Gone(job_id)
     if not status.is_cancellable and status != JobStatus.CANCELLING:
         raise NotCancellable(job_id, status)
     if status == JobStatus.QUEUED:
@@ -188,12 +197,13 @@ def delete(session: Session, job_id: str) -> list[str]:
         Keys of files that can go once that is committed.
 
     Raises:
+        Gone: There is no such job.
         NotEnded: It has not.
     """
     jobs = JobRepository.from_session(session)
     status = jobs.touch_if(job_id, updated_at=jobs.now())  # locks the row
     if status is None:
-        raise LookupError(f"there is no job {job_id}")
+        raise Gone(job_id)
     if not status.is_terminal:
         raise NotEnded(job_id, status)
     return jobs.delete(job_id)

@@ -87,8 +87,8 @@ def _check_probes(model: Model, request: JobRequest) -> JobCheck:
     return JobCheck(
         name="probes",
         outcome="deferred",
-        detail=f"{len(request.probes)} probes; the {len(patches)} patches of these lie within "
-        f"{size[0]} x {size[1]} pixels. The run checks pictures and target classes.",
+        detail=f"Probes: {len(request.probes)}. Patches lie within {size[0]} x {size[1]} pixels; "
+        "the run checks pictures and target classes.",
     )
 
 

@@ -190,3 +190,14 @@ def test_misspelt_filter_is_refused_and_the_right_ones_are_named(client: httpx.C
 def test_stranger_is_told_nothing_of_the_query(client: httpx.Client) -> None:
     answer = client.get("/v1/jobs?statuss=failed", headers={"Authorization": "Bearer bds_no"})
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "body",
+    ['{"model_id": "model_1", "clean_data": {"dataset_id": "d", "images": "\\ud800"}}']
+    + ['{"model_id": "\\ud800", "clean_data": {}}', '{"imag\\ud800": 1}'],
+)
+def test_half_a_character_is_a_mistake_like_any_other(client: httpx.Client, body: str) -> None:
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"]

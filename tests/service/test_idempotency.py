@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 
-import anyio
 import httpx
 import pytest
 from pydantic import BaseModel
@@ -200,15 +199,19 @@ async def test_claim_is_renewed_while_bytes_come(
     once: Callable[[], Once], sessions: SessionFactory
 ) -> None:
     slow = once()
-    slow.begin(lasts=timedelta(milliseconds=300))
+    slow.begin(lasts=timedelta(seconds=30))
+    with transaction(sessions) as session:
+        claimed_until = session.scalars(select(IdempotencyRecord.expires_at)).one()
 
-    for _ in range(8):
-        await anyio.sleep(0.05)
-        await slow.keep()
-    with pytest.raises(IdempotentRequestRunning):
-        once().begin()
+    await slow.keep()  # too early
+    with transaction(sessions) as session:
+        assert session.scalars(select(IdempotencyRecord.expires_at)).one() == claimed_until
+    slow._renewed_at = claimed_until - timedelta(seconds=41)
+    await slow.keep()
+    with transaction(sessions) as session:
+        assert session.scalars(select(IdempotencyRecord.expires_at)).one() > claimed_until
 
-    await anyio.sleep(0.35)  # no byte comes any more
+    expire(sessions)  # no byte comes any more
     once().begin()
     with pytest.raises(IdempotentRequestRunning), transaction(sessions) as session:
         slow.complete(session, "f", Answer(201, Body(value=1)))

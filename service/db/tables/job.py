@@ -82,7 +82,9 @@ class Job(Base):
     request: Mapped[dict[str, Any]] = mapped_column(Json)
     """The validated request, every default filled in: what `GET` shows and `retry` repeats."""
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", Json, default=dict)
-    retry_of_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    retry_of_id: Mapped[str | None] = mapped_column(
+        ForeignKey("jobs.id", ondelete="SET NULL"), index=True
+    )
 
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     max_attempts: Mapped[int] = mapped_column(Integer, default=3)

@@ -103,6 +103,20 @@ def test_of_many_small_classes_no_more_is_held_out_than_was_asked_for() -> None:
     assert len(np.unique(labels[kept])) == 1000
 
 
+def test_of_classes_that_are_alike_a_lot_decides_which_are_held_out() -> None:
+    labels = np.repeat(np.arange(100), 4)
+    held = [hold_out(labels, 0.1, seed, every_class=False)[1] for seed in range(20)]
+    assert all(len(each) == 40 for each in held)
+    assert set(np.concatenate([labels[each] for each in held]).tolist()) == set(range(100))
+
+
+def test_seats_of_classes_that_have_none_to_give_go_to_others() -> None:
+    labels = np.concatenate([np.arange(100), np.repeat(100, 58)])
+    _, held = hold_out(labels, 0.1, 0, every_class=False)
+    assert len(held) == 16
+    assert set(labels[held].tolist()) == {100}
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_of_large_classes_each_gives_its_share_either_way(seed: int) -> None:
     labels = np.repeat(np.arange(10), 250)

@@ -185,12 +185,19 @@ def test_what_the_model_fell_for_speaks_for_a_backdoor_and_what_is_left_of_it_fo
 
 def test_of_few_images_or_of_a_kind_that_nobody_calibrated_nothing_is_told() -> None:
     of_few = {"before": wilson(50, 50), "after": wilson(50, 50)}
-    for found, why in (
-        ([MisleadingTrigger(kind="patch", target_class=3, **of_few)], "of 50 evaluation images"),
-        ([], "of 0 evaluation images"),
-        ([build_misleading("reflection", 200, 200)], "fewer than 5 classes"),
+    patch = MisleadingTrigger(kind="patch", target_class=3, **of_few)
+    for found, classes, why in (
+        ([patch], 10, "and there were 50"),
+        # A grating of more images, to a class of which there are fewer, tells no more.
+        ([patch, build_misleading("grating", 190, 3)], 10, "and there were 50"),
+        ([], 10, "and there were 0"),
+        (
+            [build_misleading("patch", 200, 200).model_copy(update={"speaks_from": None})],
+            4,
+            "fewer than 5 classes",
+        ),
     ):
-        decision = decide(POLICY, GOOD, GOOD, misleading=found)
+        decision = decide(POLICY, GOOD, GOOD, misleading=found, num_classes=classes)
         assert decision.verdict is Verdict.ALLOWED
         (told,) = (reason for reason in decision.reasons if "searched for gratings" in reason)
         assert "What that says of a backdoor is not known" in told

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,18 @@ class TestDeletion:
         assert client.delete(job["links"]["self"]).status_code == 204
         assert client.get(again["links"]["self"]).json()["retry_of_id"] is None
 
+    @every_database
+    def test_of_two_that_delete_it_at_once_one_does(
+        self, client: httpx.Client, sessions: SessionFactory
+    ) -> None:
+        job = make_job(client)
+        client.post(job["links"]["cancel"])
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.delete(job["links"]["self"]), range(4)))
+        assert sorted(answer.status_code for answer in answers) == [204, 404, 404, 404]
+        with transaction(sessions) as session, pytest.raises(jobs.Gone):
+            jobs.request_cancel(session, job["id"])
+
     def test_nobody_elses_can_be_deleted(
         self, client: httpx.Client, stranger: httpx.Client
     ) -> None:
@@ -473,8 +486,8 @@ class TestValidateOnly:
             {
                 "name": "probes",
                 "outcome": "deferred",
-                "detail": "1 probes; the 1 patches of these lie within 32 x 32 pixels. The run "
-                "checks pictures and target classes.",
+                "detail": "Probes: 1. Patches lie within 32 x 32 pixels; the run checks pictures "
+                "and target classes.",
             },
             {
                 "name": "queue",
