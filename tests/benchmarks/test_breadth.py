@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import breadth
 from benchmarks.breadth import CELLS, DATA, Cell, Data, backdoor_of, main
+from benchmarks.breadth_report import summary
 from benchmarks.pictures import SIGNS, house_numbers, signs
 from sanitizer.attacks.trigger import make_trigger
 
@@ -48,7 +49,25 @@ def test_pairs_are_trained_and_sanitized_once_and_make_a_page(
     assert row["attack"] == "stripes"
     assert {"before", "after", "twin_before", "twin"} < set(row)
     page = (tmp_path / "out" / "breadth.md").read_text()
-    assert "| finetune | 1 |" in page
+    # So little trained a model has learned nothing: its row is told, and in no mean.
+    assert "| digits | wrn-10-1 | stripes | finetune |" in page
+    assert "1 backdoored models had learned less than" in page
+    assert "| finetune | 1 |" not in page
+
+
+def test_means_are_of_models_that_had_something_to_lose() -> None:
+    figures = {"acc": 90.0, "asr": 95.0, "ra": 5.0}
+    learned = {
+        "variant": "default",
+        "before": figures,
+        "after": {"acc": 89.0, "asr": 2.0, "ra": 80.0},
+        "twin_before": {"acc": 91.0, "asr": 1.0, "ra": 85.0},
+        "twin": {"acc": 90.5},
+    }
+    no_backdoor = learned | {"before": figures | {"asr": 20.0}, "after": learned["twin_before"]}
+    no_task = learned | {"before": figures | {"acc": 12.0}}
+    line = summary([learned, no_backdoor, no_task]).splitlines()[-1]
+    assert line == "| default | 1 | 1.00 | 0.50 | 1.00, 1.0 | 94%, 94% | 1 |"
     assert page.index("## Development") < page.index("## Final")
     assert "| digits | wrn-10-1 | stripes | finetune |" in capsys.readouterr().out
 
