@@ -53,6 +53,8 @@ def test_pairs_are_trained_and_sanitized_once_and_make_a_page(
     assert "| digits | wrn-10-1 | stripes | finetune |" in page
     assert "1 backdoored models had learned less than" in page
     assert "| finetune | 1 |" not in page
+    assert page.index("## Development") < page.index("## Final")
+    assert "| digits | wrn-10-1 | stripes | finetune |" in capsys.readouterr().out
 
 
 def test_means_are_of_models_that_had_something_to_lose() -> None:
@@ -68,8 +70,6 @@ def test_means_are_of_models_that_had_something_to_lose() -> None:
     no_task = learned | {"before": figures | {"acc": 12.0}}
     line = summary([learned, no_backdoor, no_task]).splitlines()[-1]
     assert line == "| default | 1 | 1.00 | 0.50 | 1.00, 1.0 | 94%, 94% | 1 |"
-    assert page.index("## Development") < page.index("## Final")
-    assert "| digits | wrn-10-1 | stripes | finetune |" in capsys.readouterr().out
 
 
 def test_some_cells_alone_are_not_published_and_what_is_missing_is_told_of(
