@@ -1,7 +1,7 @@
 """What routes ask for: who calls, a transaction, a page of a list."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, Query, Request
@@ -17,7 +17,7 @@ from service.db.tables import Scope
 from service.errors import FieldError, Forbidden, InvalidRequest, Unauthenticated
 from service.keys import service as keys
 from service.keys.service import Caller
-from service.pagination import DEFAULT_LIMIT, coerce_limit, decode_cursor
+from service.pagination import DEFAULT_LIMIT, MAX_LIMIT, coerce_limit, decode_cursor
 from service.services import Services
 
 log = structlog.get_logger(__name__)
@@ -139,22 +139,18 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 # --- Pages ---------------------------------------------------------------------------------------
 
-Limit = Annotated[
-    int,
-    Query(
+
+def _at_most(items: int) -> Any:
+    """The query parameter of a page that has so many items at most."""
+    return Query(
         ge=1,
         le=2**31 - 1,
-        description="Items on a page. More than 100 gives 100.",
-    ),
-]
-LongLimit = Annotated[
-    int,
-    Query(
-        ge=1,
-        le=2**31 - 1,
-        description="Items on a page. More than 1,000 gives 1,000.",
-    ),
-]
+        description=f"Items on a page. More than {items:,} gives {items:,}.",
+    )
+
+
+Limit = Annotated[int, _at_most(MAX_LIMIT)]
+LongLimit = Annotated[int, _at_most(1000)]
 
 
 class PageRequest:

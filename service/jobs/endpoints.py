@@ -1,5 +1,7 @@
 """Jobs over HTTP."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -213,12 +215,8 @@ def cancel(
     409.
     """
     job = _job(session, caller, job_id)
-    try:
+    with _refusals():
         job = jobs.request_cancel(session, job.id)
-    except jobs.Gone as error:
-        raise errors.JobNotFound(job.id) from error
-    except jobs.NotCancellable as error:
-        raise errors.JobNotCancellable(job.id, error.status) from error
     outbox.wake(session, job.id)
     response.status_code = 200 if JobStatus(job.status).is_terminal else 202
     return _detail(session, services, job)
@@ -238,12 +236,8 @@ def delete(job_id: JobId, caller: Writer, session: WriteSession) -> None:
     on what this one took.
     """
     job = _job(session, caller, job_id)
-    try:
+    with _refusals():
         keys = jobs.delete(session, job.id)
-    except jobs.Gone as error:
-        raise errors.JobNotFound(job.id) from error
-    except jobs.NotEnded as error:
-        raise errors.JobNotEnded(job.id, error.status) from error
     for key in keys:
         outbox.remove_file(session, key)
 
@@ -532,6 +526,19 @@ async def report(
 
 
 # --- Shared --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns what forbids a change of a job into the answer for it."""
+    try:
+        yield
+    except jobs.Gone as error:
+        raise errors.JobNotFound(error.job_id) from error
+    except jobs.NotCancellable as error:
+        raise errors.JobNotCancellable(error.job_id, error.status) from error
+    except jobs.NotEnded as error:
+        raise errors.JobNotEnded(error.job_id, error.status) from error
 
 
 def _job(session: Session, caller: Caller, job_id: str) -> Job:

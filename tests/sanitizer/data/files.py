@@ -1,6 +1,8 @@
 """Real image files and data sets, made in a folder."""
 
 import io
+import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,3 +79,9 @@ def read_all(source: ImageSource, indices: Sequence[int] | None = None) -> dict[
     """What `read` gives, by position."""
     chosen = np.arange(len(source)) if indices is None else np.array(indices, dtype=np.int64)
     return dict(source.read(chosen))
+
+
+def run_apart(program: str, argument: Path) -> str:
+    """What a program prints in a process of its own: limits and peaks are a whole process's."""
+    command = [sys.executable, "-c", program, str(argument)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

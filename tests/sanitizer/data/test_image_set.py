@@ -1,8 +1,6 @@
 import errno
 import hashlib
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from sanitizer.data.splits import draw
 from sanitizer.errors import CorruptImage, DataUnreadable, OutOfDisk
 from sanitizer.spec import DataSource
 
-from .files import encode, pixels, png, write_tree
+from .files import encode, pixels, png, run_apart, write_tree
 
 
 def source_of(root: Path, images: int = 6, side: int = 8) -> ImageSource:
@@ -272,7 +270,6 @@ def test_2500_images_of_cifar10_are_drawn_and_decoded(shared: Path, tmp_path: Pa
 
 
 def test_images_that_may_not_be_written_are_told_before_one_is_decoded(tmp_path: Path) -> None:
-    """In a process of its own: the limit is the whole process's."""
     write_tree(tmp_path / "data", {f"a/{i:03}.png": png(i, 8, 8) for i in range(40)})
     program = (
         "import resource, sys\n"
@@ -293,8 +290,6 @@ def test_images_that_may_not_be_written_are_told_before_one_is_decoded(tmp_path:
         "try: decoded(31)\n"
         "except ImagesTooLarge as error: print(error.message)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True
-    )
-    assert "31 images of 3 x 8 x 8 values take 10,048 bytes" in done.stdout
-    assert "a run may write 9,856 into a file. Ask for 30 or fewer" in done.stdout
+    told = run_apart(program, tmp_path)
+    assert "31 images of 3 x 8 x 8 values take 10,048 bytes" in told
+    assert "a run may write 9,856 into a file. Ask for 30 or fewer" in told

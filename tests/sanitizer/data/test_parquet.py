@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from sanitizer.data.source import ImageSource, Limits
 from sanitizer.errors import ClassMismatch, CorruptImage, DataUnreadable, UnsafeArchive
 from sanitizer.spec import DataSource
 
-from .files import png, read_all, write_parquet
+from .files import png, read_all, run_apart, write_parquet
 
 IMAGES = [png(i) for i in range(10)]
 LABELS = pa.array([i % 3 for i in range(10)], pa.int64())
@@ -165,10 +163,7 @@ def test_a_value_that_all_rows_have_is_not_read_as_often(tmp_path: Path) -> None
         "for _ in source.read(np.arange(500)): pass\n"
         "print((peak() - before) // 1024)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < 600
+    assert int(run_apart(program, path)) < 600
 
 
 def test_an_image_over_the_limit_is_refused_when_its_turn_comes(tmp_path: Path) -> None:
