@@ -19,8 +19,9 @@ from sanitizer.report.model import Report
 from sanitizer.run_state import CheckpointDamaged, RunState
 from sanitizer.spec import SanitizeSpec
 from sanitizer.stages.choose import records_of_kept, train_and_choose
+from sanitizer.stages.expect import look_at_expectation
 from sanitizer.stages.fit import fit_augmentation
-from sanitizer.stages.measure import measure, measure_suspect, warn_of_chance
+from sanitizer.stages.measure import measure, measure_suspect
 from sanitizer.stages.retune import retune
 from sanitizer.stages.run import Run
 from sanitizer.stages.screen import screen_images
@@ -91,7 +92,7 @@ def _executed(run: Run) -> Report:
     run.progress = Progress(run.journal.emit, run.planned.whole, run.planned.done(run.state))
     if run.state.before is None:
         measure_suspect(run)
-    warn_of_chance(run)
+    look_at_expectation(run)
     fit_augmentation(run)
     found_before: list[Found] = []
     if run.spec.inspect or run.chooses:

@@ -19,6 +19,7 @@ from sanitizer.report.model import (
     Proportion,
     Retuned,
     StageRecord,
+    WarningRecord,
 )
 
 FILE_NAME = "checkpoint.pt"
@@ -40,6 +41,7 @@ class RunState:
         choice_seconds: Spent on comparing what methods made.
         screened: What became of the screening, once done: a `Screened`, as JSON.
         before: Figures of the suspect model, once measured.
+        doubts: What speaks against them, once looked at: it may expect other images.
         borne: Which augmentation it bears, once looked at.
         sought: Triggers that it falls for, once sought; see `FoundTriggers.state`.
         misled: Kind and place of the strongest of these, and how many images each misled.
@@ -64,6 +66,7 @@ class RunState:
     choice_seconds: float = 0.0
     screened: str | None = None
     before: Evaluation | None = None
+    doubts: list[WarningRecord] | None = None
     borne: Borne | None = None
     sought: dict[int, list[Tensor]] = field(default_factory=dict)
     misled: list[tuple[tuple[int, int], Proportion]] = field(default_factory=list)
@@ -90,6 +93,9 @@ class RunState:
             "choice_seconds": self.choice_seconds,
             "screened": self.screened,
             "before": self.before and self.before.model_dump_json(),
+            "doubts": None
+            if self.doubts is None
+            else [each.model_dump_json() for each in self.doubts],
             "borne": self.borne and asdict(self.borne),
             "sought": self.sought,
             "misled": [(which, rate.model_dump_json()) for which, rate in self.misled],
@@ -146,6 +152,9 @@ class RunState:
             choice_seconds=content.get("choice_seconds", 0.0),
             screened=content.get("screened"),
             before=Evaluation.model_validate_json(before) if before else None,
+            doubts=None
+            if content.get("doubts") is None
+            else [WarningRecord.model_validate_json(line) for line in content["doubts"]],
             borne=Borne(**content["borne"]) if content.get("borne") else None,
             sought=content.get("sought", {}),
             misled=[

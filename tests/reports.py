@@ -14,6 +14,7 @@ from sanitizer.report.model import (
     Report,
     StageRecord,
     Verdict,
+    WarningRecord,
 )
 
 SHA256 = "ab" * 32
@@ -55,7 +56,7 @@ def make_report(verdict: Verdict = Verdict.ALLOWED, *, cost: Cost | None = None)
             StageRecord(stage="distil", seconds=5),
             StageRecord(stage="evaluate", seconds=1),
         ],
-        warnings=[],
+        warnings=[WarningRecord(code="images_resized", message="All were resized.")],
         seconds=12.5,
         resumed=0,
         cost=cost,

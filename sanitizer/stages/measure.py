@@ -28,13 +28,13 @@ def measure_suspect(run: Run) -> None:
     run.save()
 
 
-def warn_of_chance(run: Run) -> None:
-    """Tells where the suspect model knows next to nothing of the images: the fault is rarely its
-    own."""
+def chance_warning(run: Run) -> tuple[str, str] | None:
+    """Code and words where the suspect model knows next to nothing of the images: the fault is
+    rarely its own."""
     if not knows_little(run):
-        return
+        return None
     before, names = _before(run), run.inputs.evaluation.class_names
-    run.journal.warn(
+    return (
         "suspect_near_chance",
         f"The model as it came gets {100 * before.accuracy.value:.1f}% of the evaluation images "
         f"right, where one answer for all of them would get {100 * _constant(run):.1f}%. Are the "

@@ -112,6 +112,7 @@ def write(run: Run, results: Results) -> Report:
             screening,
             misled,
             run.inputs.suspect.num_classes,
+            [each.message for each in run.state.doubts or ()],
         ),
         screening=screening,
         inspections=inspections,

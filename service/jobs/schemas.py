@@ -193,6 +193,15 @@ class Figures(Output):
         )
 
 
+class JobWarning(Output):
+    """Something a person should know that did not stop the run."""
+
+    code: str = Field(
+        description="Stable and machine-readable.", examples=["preparation_suspected"]
+    )
+    message: str = Field(description="What was seen, and what to do.")
+
+
 class JobSummary(Output):
     """The main figures of a report; stored as `jobs.summary`."""
 
@@ -200,6 +209,11 @@ class JobSummary(Output):
     before: Figures
     after: Figures
     reasons: list[str] = Field(description="Why the verdict is what it is.")
+    warnings: list[JobWarning] = Field(
+        default_factory=list,
+        description="Of the run, in its order; those that speak against its figures are among the "
+        "reasons too. Jobs of older versions have none here.",
+    )
     seconds: float = Field(ge=0, description="How long the run took.")
 
     @classmethod
@@ -210,6 +224,7 @@ class JobSummary(Output):
             before=Figures.of(report.before),
             after=Figures.of(report.after),
             reasons=report.decision.reasons,
+            warnings=[JobWarning(code=each.code, message=each.message) for each in report.warnings],
             seconds=report.seconds,
         )
 

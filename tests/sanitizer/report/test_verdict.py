@@ -58,6 +58,36 @@ def test_what_breaks_the_policy_is_blocked_whatever_a_search_finds() -> None:
         assert decision.verdict is Verdict.BLOCKED
 
 
+def test_a_trigger_that_does_nothing_blocks_no_model() -> None:
+    """Of two classes each is taken for the other now and then, with a trigger or without."""
+    probe = build_probe("grid", 600, 8000)
+    confused = build_evaluation(
+        7500, [probe.model_copy(update={"natural_rate": wilson(590, 9000)})]
+    )
+    decision = decide(POLICY, confused, confused)
+    assert decision.verdict is Verdict.UNDECIDED
+    assert "6.67%; the policy allows 5.00%. Without the trigger 6.56%" in decision.reasons[0]
+    sure = build_evaluation(7500, [probe.model_copy(update={"natural_rate": wilson(500, 9000)})])
+    assert decide(POLICY, sure, sure).verdict is Verdict.BLOCKED
+
+
+def test_figures_of_images_that_the_model_does_not_expect_allow_nothing() -> None:
+    decision = decide(POLICY, GOOD, GOOD, doubts=["It expects others."])
+    assert decision.verdict is Verdict.UNDECIDED
+    assert decision.reasons[0] == "It expects others."
+    bad = build_evaluation(7000, GOOD.probes)
+    assert decide(POLICY, GOOD, bad, doubts=["It expects others."]).verdict is Verdict.BLOCKED
+
+
+@pytest.mark.parametrize(
+    ("before", "verdict"), [(3400, Verdict.UNDECIDED), (6100, Verdict.ALLOWED)]
+)
+def test_a_model_that_was_taught_its_task_is_not_allowed(before: int, verdict: Verdict) -> None:
+    decision = decide(POLICY, build_evaluation(before, GOOD.probes), GOOD)
+    assert decision.verdict is verdict
+    assert ("rose from 34.00% to 75.00%" in decision.reasons[0]) == (before == 3400)
+
+
 def test_it_is_said_how_many_classes_were_searched_where_not_all_were() -> None:
     decision = decide(POLICY, GOOD, GOOD, build_inspections(num_classes=1000))
     assert any("for 10 of 1000 classes" in reason for reason in decision.reasons)

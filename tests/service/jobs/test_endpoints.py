@@ -808,6 +808,7 @@ def test_finished_job_shows_its_figures_and_its_result(
         "before": {"accuracy": 0.9, "probes": [{"name": "trigger", "asr": 0.99, "ra": 0.8}]},
         "after": {"accuracy": 0.9, "probes": [{"name": "trigger", "asr": 0.01, "ra": 0.8}]},
         "reasons": ["asr.trigger 0.01 <= 0.05"],
+        "warnings": [{"code": "images_resized", "message": "All were resized."}],
         "seconds": 12.5,
     }
     result = client.get(f"/v1/models/{done['result_model_id']}").json()

@@ -1,0 +1,91 @@
+"""Tells where the model of a run seems to expect other images than it gets."""
+
+import json
+from collections.abc import Sequence
+from time import monotonic
+
+from sanitizer.evaluation.expectation import Expectation, find_expectation
+from sanitizer.events import Stage
+from sanitizer.report.model import WarningRecord
+from sanitizer.stages.measure import chance_warning
+from sanitizer.stages.run import Run
+
+PREPARATION, ORDER = "preparation_suspected", "class_order_suspected"
+_LISTED = 12
+"""Classes of an order that a warning names."""
+
+
+def look_at_expectation(run: Run) -> None:
+    """Looks at a few clean images whether another preparation of them, or another order of the
+    classes, does far better; warns, and keeps what speaks against the figures of the run.
+
+    Nothing is changed by it: the request says what is done.
+    """
+    if run.state.doubts is None:
+        found = json.loads(run.group.from_leader(lambda: json.dumps(_found(run))))
+        run.state.doubts = [WarningRecord(code=code, message=message) for code, message in found]
+        run.save()
+    for each in run.state.doubts:
+        run.journal.warn(each.code, each.message)
+
+
+def _found(run: Run) -> list[tuple[str, str]]:
+    begun = monotonic()
+    expectation = find_expectation(
+        run.network,
+        run.trained_on,
+        num_classes=run.inputs.suspect.num_classes,
+        seed=run.spec.seed,
+        device=run.device,
+        on_images=lambda _images: run.progress.add(Stage.BASELINE, 0),
+    )
+    measured = run.seconds_by_stage().get(Stage.BASELINE, 0.0)
+    run.record(Stage.BASELINE, measured + monotonic() - begun)
+    told = _told(run, expectation)
+    chance = chance_warning(run)
+    return [*([chance] if chance is not None else []), *told]
+
+
+def _told(run: Run, found: Expectation) -> list[tuple[str, str]]:
+    if found.is_met:
+        return []
+    suspect, names = run.inputs.suspect, run.inputs.evaluation.class_names
+    seen = (
+        f"Of {found.images} clean images the model as it came gets {_share(found.right, found)} "
+        f"right as the request has them, and {_share(found.right_so, found)} "
+    )
+    told = []
+    if found.better is not None:
+        mean, std = found.better
+        also = " and its outputs in another order" if found.order else ""
+        told.append(
+            (
+                PREPARATION,
+                f"{seen}with mean {_listed(mean)} and std {_listed(std)}{also} (here: mean "
+                f"{_listed(suspect.mean)}, std {_listed(suspect.std)}). It was probably trained "
+                "so. Give the model this `mean` and `std`: what is trained otherwise is of no use "
+                "where it is used.",
+            )
+        )
+    if found.order is not None:
+        order = [names[place] for place in found.order]
+        shown = ", ".join(order[:_LISTED]) + (", ..." if len(order) > _LISTED else "")
+        also = ", prepared otherwise besides" if found.better else ""
+        told.append(
+            (
+                ORDER,
+                f"{seen}where its outputs stand for the classes in this order: {shown}{also}. Give "
+                "the data's `class_names` in the order of the model's outputs (where images come "
+                "in folders), or other labels: what is trained so answers in another order than "
+                "before.",
+            )
+        )
+    return told
+
+
+def _share(count: int, found: Expectation) -> str:
+    return f"{100 * count / max(1, found.images):.1f}%"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)

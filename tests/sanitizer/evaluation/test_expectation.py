@@ -1,0 +1,134 @@
+"""Whether a model gets its images as it expects them, told by a few of them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sanitizer.data.image_set import ImageSet
+from sanitizer.evaluation.expectation import Expectation, find_expectation, match
+from sanitizer.networks.normalized import NormalizedNetwork
+from tests.sanitizer.methods.networks import digit_set, trained
+
+CPU = torch.device("cpu")
+
+
+class Expecting(nn.Module):
+    """Knows digits, but takes them with a mean and a standard deviation of its own."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.known = trained()
+        self.mean, self.std = mean, std
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.known(images * self.std + self.mean)
+        return logits
+
+
+class Reordered(nn.Module):
+    """Knows digits, and calls digit `order[i]` its class i."""
+
+    def __init__(self, network: nn.Module, order: list[int]) -> None:
+        super().__init__()
+        self.known, self.order = network, order
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.known(images)[:, self.order]
+        return logits
+
+
+AS_IT_IS = list(range(10))
+AS_TEXT = [0, 1, 3, 2, 4, 5, 6, 7, 9, 8]
+BACKWARDS = list(reversed(range(10)))
+
+
+def found(
+    network: nn.Module, mean: float = 0.0, std: float = 1.0, images: ImageSet | None = None
+) -> Expectation:
+    return find_expectation(
+        NormalizedNetwork(network, (mean,), (std,)),
+        digit_set(0, 800) if images is None else images,
+        num_classes=10,
+        seed=0,
+        device=CPU,
+    )
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 0.5)])
+def test_a_model_that_gets_what_it_expects_is_met(mean: float, std: float) -> None:
+    expectation = found(Expecting(mean, std), mean, std)
+    assert expectation.is_met
+    assert expectation.right > 0.9 * expectation.images
+
+
+@pytest.mark.parametrize(
+    ("expected", "given"),
+    [((0.5, 0.5), (0.0, 1.0)), ((0.0, 1.0), (0.5, 0.5)), ((0.0, 1 / 255), (0.0, 1.0))],
+    ids=["forgotten", "needless", "bytes"],
+)
+def test_another_preparation_that_does_far_better_is_named(
+    expected: tuple[float, float], given: tuple[float, float]
+) -> None:
+    expectation = found(Expecting(*expected), *given)
+    assert expectation.better is not None
+    (mean,), (std,) = expectation.better
+    assert (mean, std) == pytest.approx(expected, abs=1e-4)
+    assert expectation.order is None
+    assert expectation.right < 0.8 * expectation.images < expectation.right_so
+
+
+def test_the_figures_of_the_images_themselves_are_tried_too() -> None:
+    images = digit_set(0, 800)
+    pixels = torch.from_numpy(images.read(torch.arange(800).numpy())).float() / 255
+    mean, std = float(pixels.mean()), float(pixels.std())
+    expectation = found(Expecting(mean + 1.0, std), images=images)
+    assert expectation.is_met  # nobody prepares images so, and nothing is named
+    expectation = found(Expecting(mean, std), 0.5, 0.9, images)
+    assert expectation.better is not None
+    assert expectation.better[0] == pytest.approx((mean,), abs=0.03)
+
+
+@pytest.mark.parametrize("order", [AS_TEXT, BACKWARDS], ids=["as text", "backwards"])
+def test_another_order_of_the_outputs_is_named(order: list[int]) -> None:
+    expectation = found(Reordered(trained(), order))
+    assert expectation.order == tuple(order)
+    assert expectation.better is None
+    assert expectation.right_so > 0.9 * expectation.images > expectation.right
+
+
+def test_both_faults_are_found_at_once() -> None:
+    expectation = found(Reordered(Expecting(0.5, 0.5), BACKWARDS))
+    assert expectation.better == ((0.5,), (0.5,))
+    assert expectation.order == tuple(BACKWARDS)
+
+
+def test_of_a_few_images_nothing_is_told() -> None:
+    images = digit_set(0, 8)
+    assert found(Reordered(trained(), BACKWARDS), images=images).is_met
+
+
+def test_answers_that_go_astray_are_no_order() -> None:
+    """A tenth of the images of each class are called class 3."""
+    images = digit_set(0, 800)
+    images.labels[::10] = 3
+    expectation = found(trained(), images=images)
+    assert expectation.is_met
+    assert expectation.right < 0.95 * expectation.images
+
+
+def test_outputs_that_nothing_speaks_for_keep_their_class_if_it_is_free() -> None:
+    answers, labels = torch.tensor([2, 2, 2, 0]), torch.tensor([0, 0, 1, 2])
+    assert match(answers, labels, 5).tolist() == [2, 1, 0, 3, 4]
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert match(nothing, nothing, 3).tolist() == [0, 1, 2]
+    # Of equally many its own comes first.
+    assert match(torch.tensor([0, 0]), torch.tensor([1, 0]), 2).tolist() == [0, 1]
+    # What is left over goes where there is room.
+    assert match(torch.tensor([0, 0]), torch.tensor([1, 1]), 3).tolist() == [1, 0, 2]
+
+
+def test_very_many_classes_take_no_table_of_all_pairs() -> None:
+    answers = torch.arange(100) + 40_000
+    order = match(answers, answers - 1, 50_000)
+    assert sorted(order.tolist()) == list(range(50_000))
+    assert order[40_050] == 40_049
