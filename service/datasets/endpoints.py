@@ -11,6 +11,7 @@ from service.datasets import formats
 from service.datasets import service as datasets
 from service.datasets.repository import DatasetRepository
 from service.datasets.schemas import (
+    DatasetChange,
     DatasetFields,
     DatasetList,
     DatasetOut,
@@ -129,6 +130,27 @@ def list_page(caller: Reader, session: ReadSession, paging: Paging) -> DatasetLi
 def get(dataset_id: DatasetId, caller: Reader, session: ReadSession) -> DatasetOut:
     """What is known about a data set."""
     return datasets.to_out(datasets.get(session, caller.tenant_id, dataset_id))
+
+
+@router.patch(
+    "/{dataset_id}",
+    operation_id="update_dataset",
+    summary="Change a data set",
+    responses=problems.responses(
+        errors.DatasetNotFound,
+        errors.DatasetInUse,
+        errors.UnsupportedMediaType,
+    ),
+)
+def update(
+    dataset_id: DatasetId, body: DatasetChange, caller: Writer, session: WriteSession
+) -> DatasetOut:
+    """Corrects the order of a data set's classes or its name, without another upload.
+
+    Fields that are left out stay as they are. While a job that has not ended needs the data set,
+    only name and metadata can be changed; finished jobs stay what they were.
+    """
+    return datasets.to_out(datasets.change(session, caller.tenant_id, dataset_id, body))
 
 
 @router.delete(

@@ -33,6 +33,18 @@ class DatasetReferenceCreate(Input):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class DatasetChange(Input):
+    """What is to be another; what is left out stays as it is."""
+
+    name: Name | None = Field(
+        default=None, description="For people. Null: the file's name, or the last path segment."
+    )
+    class_names: ClassNames | None = None
+    metadata: Metadata | None = Field(
+        default=None, description="All of it: what is not among it is gone. Null: none."
+    )
+
+
 class DatasetLinks(Output):
     """Where to go from a data set; paths on this server."""
 

@@ -1,13 +1,15 @@
-"""Data sets: stored, referred to, listed, deleted."""
+"""Data sets: stored, referred to, listed, changed, deleted."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from sqlalchemy.orm import Session
 
 from service.datasets import formats
 from service.datasets.repository import DatasetRepository
 from service.datasets.schemas import (
+    DatasetChange,
     DatasetFields,
     DatasetLinks,
     DatasetOut,
@@ -86,6 +88,34 @@ def get(session: Session, tenant_id: str, dataset_id: str) -> Dataset:
     if dataset is None:
         raise DatasetNotFound(dataset_id)
     return dataset
+
+
+def change(session: Session, tenant_id: str, dataset_id: str, wanted: DatasetChange) -> Dataset:
+    """Changes what is said about a data set; the images stay as they are.
+
+    Raises:
+        DatasetInUse: The order of its classes would change under a job that has not ended.
+        DatasetNotFound: There is none, or it is somebody else's.
+    """
+    KeyRepository.from_session(session).lock_tenant(tenant_id)  # no job may be submitted meanwhile
+    dataset = get(session, tenant_id, dataset_id)
+    given = wanted.model_fields_set
+    if "class_names" in given and wanted.class_names != dataset.class_names:
+        jobs = DatasetRepository.from_session(session).unfinished_jobs(dataset.id)
+        if jobs:
+            raise DatasetInUse(dataset.id, jobs)
+        dataset.class_names = wanted.class_names
+    if "name" in given:
+        dataset.name = wanted.name or _own_name(dataset)
+    if "metadata" in given:
+        dataset.metadata_ = dict(wanted.metadata or {})
+    session.flush()
+    return dataset
+
+
+def _own_name(dataset: Dataset) -> str:
+    """What an unnamed one is called."""
+    return dataset.filename or unquote(PurePosixPath(dataset.reference or "").name)[:200]
 
 
 def delete(session: Session, tenant_id: str, dataset_id: str) -> str | None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -16,7 +17,7 @@ from service.fields import no_nul_in_id
 from service.idempotency import Answer, OnceDep, run_upload
 from service.models import service as models
 from service.models.repository import ModelRepository
-from service.models.schemas import ModelFields, ModelList, ModelOut
+from service.models.schemas import ModelChange, ModelFields, ModelList, ModelOut
 from service.multipart import Upload
 from service.openapi import FILE_RESPONSES, LOCATION, UPLOAD_ERRORS
 from service.pagination import cut
@@ -113,6 +114,29 @@ async def download(
 
     key, sha256, filename = await run_in_threadpool(find)
     return await file_response(request, services.store, key=key, sha256=sha256, filename=filename)
+
+
+@router.patch(
+    "/{model_id}",
+    operation_id="update_model",
+    summary="Change a model",
+    responses=problems.responses(
+        errors.ModelNotFound, errors.ModelInUse, errors.UnsupportedMediaType
+    ),
+)
+def update(model_id: ModelId, body: ModelChange, caller: Writer, session: WriteSession) -> ModelOut:
+    """Corrects how images are prepared for a model, its architecture or its name, without another
+    upload.
+
+    Fields that are left out stay as they are. While a job that has not ended needs the model, only
+    name and metadata can be changed; finished jobs stay what they were.
+    """
+    try:
+        return models.to_out(models.change(session, caller.tenant_id, model_id, body))
+    except ValidationError as error:
+        raise problems.from_validation(
+            error, body.model_dump(mode="json", exclude_unset=True)
+        ) from error
 
 
 @router.delete(

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from sanitizer.cost.profile import find_profile
 from sanitizer.spec import ModelOptions
-from service.fields import Metadata, Name, Output, Time
+from service.fields import Input, Metadata, Name, Output, Time
 from service.pagination import Page
 
 
@@ -29,6 +29,33 @@ class ModelFields(ModelOptions):
     sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = Field(
         default=None,
         description="SHA-256 of the file in hex; the upload is refused if its content differs.",
+    )
+
+
+class ModelChange(Input):
+    """What is to be another; what is left out stays as it is."""
+
+    name: Name | None = Field(default=None, description="For people. Null: the file's name.")
+    architecture: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=80,
+        description="A name of the catalog. Null: `auto`, found from the weights.",
+    )
+    input_size: list[int] | None = Field(
+        default=None,
+        max_length=2,
+        fail_fast=True,
+        description="Height and width, pixels. Null: the architecture's own.",
+    )
+    mean: list[float] | None = Field(
+        default=None, max_length=4, fail_fast=True, description="Null: nothing is subtracted."
+    )
+    std: list[float] | None = Field(
+        default=None, max_length=4, fail_fast=True, description="Null: nothing is divided."
+    )
+    metadata: Metadata | None = Field(
+        default=None, description="All of it: what is not among it is gone. Null: none."
     )
 
 

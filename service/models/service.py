@@ -1,4 +1,4 @@
-"""Models: stored, listed, deleted."""
+"""Models: stored, listed, changed, deleted."""
 
 from sqlalchemy.orm import Session
 
@@ -8,7 +8,7 @@ from service.db.tables import Model
 from service.errors import ModelInUse, ModelNotFound
 from service.keys.repository import KeyRepository
 from service.models.repository import ModelRepository
-from service.models.schemas import ModelFields, ModelLinks, ModelOut
+from service.models.schemas import ModelChange, ModelFields, ModelLinks, ModelOut
 from service.multipart import Upload
 
 
@@ -46,6 +46,37 @@ def get(session: Session, tenant_id: str, model_id: str) -> Model:
     model = ModelRepository.from_session(session).get(tenant_id, model_id)
     if model is None:
         raise ModelNotFound(model_id)
+    return model
+
+
+def change(session: Session, tenant_id: str, model_id: str, wanted: ModelChange) -> Model:
+    """Changes what is said about a model; its file stays as it is.
+
+    Raises:
+        ModelInUse: How it is prepared would change under a job that has not ended.
+        ModelNotFound: There is none, or it is somebody else's.
+        ValidationError: What comes out does not validate: a field, or what goes together.
+    """
+    KeyRepository.from_session(session).lock_tenant(tenant_id)  # no job may be submitted meanwhile
+    model = get(session, tenant_id, model_id)
+    given = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    options = {name: value for name, value in given.items() if name in ModelOptions.model_fields}
+    if options.get("architecture", "") is None:
+        options["architecture"] = "auto"
+    # As an upload is checked: by the same model.
+    fields = ModelFields.model_validate({**model.options, **options})
+    changed = {name: getattr(fields, name) for name in ModelOptions.model_fields}
+    stored = ModelOptions(**changed).model_dump(mode="json")
+    if stored != ModelOptions.model_validate(model.options).model_dump(mode="json"):
+        jobs = ModelRepository.from_session(session).unfinished_jobs(model.id)
+        if jobs:
+            raise ModelInUse(model.id, jobs)
+        model.options = stored
+    if "name" in given:
+        model.name = wanted.name or model.filename
+    if "metadata" in given:
+        model.metadata_ = dict(wanted.metadata or {})
+    session.flush()
     return model
 
 

@@ -207,3 +207,28 @@ def test_references_are_off_where_no_folder_is_open(client: httpx.Client) -> Non
     body = read_problem(answer)
     assert (body["status"], body["code"]) == (422, "reference_refused")
     assert "reference_roots is empty" in body["detail"]
+
+
+# --- Changing ------------------------------------------------------------------------------------
+
+
+@every_database
+def test_the_order_of_classes_is_given_later(client: httpx.Client) -> None:
+    before = upload(client, make_zip(), name="clean").json()
+    change = {"class_names": ["1", "0"], "name": None, "metadata": {"a": "b"}}
+    answer = client.patch(before["links"]["self"], json=change)
+    assert (answer.status_code, answer.json()) == (200, {**before, **change, "name": "data.bin"})
+    after = client.patch(before["links"]["self"], json={"class_names": None}).json()
+    assert after == {**answer.json(), "class_names": None}
+    assert client.get(before["links"]["self"]).json() == after
+
+
+def test_a_change_of_what_the_images_are_is_refused(client: httpx.Client) -> None:
+    before = upload(client, make_zip()).json()
+    for change, pointer in (
+        ({"format": "npz"}, "/format"),
+        ({"class_names": ["0"]}, "/class_names"),
+    ):
+        answer = client.patch(before["links"]["self"], json=change)
+        assert code_and_pointers(answer) == (422, "invalid_request", [pointer])
+    assert client.get(before["links"]["self"]).json() == before

@@ -702,6 +702,24 @@ def test_data_set_of_an_unfinished_job_is_not_deleted(client: httpx.Client) -> N
         assert answer.json()["job_ids"] == [job["id"]]
 
 
+def test_what_an_unfinished_job_uses_keeps_its_meaning(client: httpx.Client) -> None:
+    """Its name may change: no job looks at that."""
+    job = make_job(client)
+    model, dataset = (
+        f"/v1/models/{job['model_id']}",
+        f"/v1/datasets/{job['clean_data']['dataset_id']}",
+    )
+    mean, order = {"mean": [0.5, 0.5, 0.5]}, {"class_names": ["1", "0"]}
+    assert code_and_pointers(client.patch(model, json=mean)) == (409, "model_in_use", [])
+    assert code_and_pointers(client.patch(dataset, json=order)) == (409, "dataset_in_use", [])
+    same = {"name": "other", "input_size": [32, 32]}  # the size is what it was
+    assert client.patch(model, json=same).json()["name"] == "other"
+    assert client.patch(dataset, json={"name": "other"}).json()["name"] == "other"
+    client.post(job["links"]["cancel"])
+    assert client.patch(model, json=mean).json()["mean"] == [0.5, 0.5, 0.5]
+    assert client.patch(dataset, json=order).json()["class_names"] == ["1", "0"]
+
+
 # --- Listing -------------------------------------------------------------------------------------
 
 

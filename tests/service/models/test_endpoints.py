@@ -409,3 +409,62 @@ class TestIdempotency:
             upload(client, headers=headers).json()["id"]
             != (upload(stranger, headers=headers).json()["id"])
         )
+
+
+# --- Changing ------------------------------------------------------------------------------------
+
+
+@every_database
+def test_what_was_forgotten_at_the_upload_is_given_later(client: httpx.Client) -> None:
+    before = upload(client, architecture="wrn-16-1", metadata=json.dumps({"team": "vision"})).json()
+    change = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "input_size": [32, 32]}
+    answer = client.patch(before["links"]["self"], json=change)
+    assert (answer.status_code, answer.json()) == (200, {**before, **change})
+    assert client.get(before["links"]["self"]).json() == answer.json()
+    assert client.get(before["links"]["file"]).content == CONTENT
+
+
+def test_null_takes_a_field_back_and_what_is_left_out_stays(client: httpx.Client) -> None:
+    before = upload(
+        client, name="suspect", architecture="wrn-16-1", mean="0.5,0.5,0.5", std="1,1,1"
+    ).json()
+    change = {"name": None, "architecture": None, "mean": None, "metadata": {"a": "b"}}
+    after = client.patch(before["links"]["self"], json=change).json()
+    assert after == {
+        **before,
+        "name": "model.pth.tar",
+        "architecture": "auto",
+        "mean": None,
+        "metadata": {"a": "b"},
+    }
+    again = client.patch(before["links"]["self"], json={"metadata": None}).json()
+    assert again == {**after, "metadata": {}}
+    assert client.patch(before["links"]["self"], json={}).json() == again
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"mean": [0.5, 0.5]}, ""),  # std has three
+        ({"std": [0.0, 1.0, 1.0]}, "/std/0"),
+        ({"architecture": "resnet_18"}, "/architecture"),
+        ({"input_size": [32]}, "/input_size/1"),
+        ({"filename": "other.pt"}, "/filename"),
+        ({"name": ""}, "/name"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_change_is_checked_as_an_upload_is(
+    client: httpx.Client, change: dict[str, Any], pointer: str
+) -> None:
+    before = upload(client, mean="0.5,0.5,0.5", std="1,1,1").json()
+    answer = client.patch(before["links"]["self"], json=change)
+    assert code_and_pointers(answer) == (422, "invalid_request", [pointer])
+    assert client.get(before["links"]["self"]).json() == before
+
+
+def test_strangers_model_is_not_changed(client: httpx.Client, stranger: httpx.Client) -> None:
+    before = upload(client).json()
+    answer = stranger.patch(before["links"]["self"], json={"name": "mine"})
+    assert code_and_pointers(answer) == (404, "model_not_found", [])
+    assert client.get(before["links"]["self"]).json() == before
