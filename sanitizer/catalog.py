@@ -303,6 +303,15 @@ ARCHITECTURES: tuple[ArchitectureEntry, ...] = (
         for depth in (18, 34, 50, 101, 152)
     ),
     *(
+        ArchitectureEntry(
+            f"cifar_resnet{depth}",
+            "cifar_resnet",
+            "ResNet for small images: a 3x3 stem and no pooling after it (arXiv 1512.03385).",
+            (32, 32),
+        )
+        for depth in (18, 34, 50, 101, 152)
+    ),
+    *(
         ArchitectureEntry(name, family, f"{description}, as in torchvision.", (side, side))
         for family, (description, sides) in _TORCHVISION.items()
         for name, side in sides.items()

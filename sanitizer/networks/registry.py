@@ -16,7 +16,7 @@ from sanitizer.errors import (
     InvalidSpec,
     UnreadableCheckpoint,
 )
-from sanitizer.networks import preact_resnet, torchvision_networks, wide_resnet
+from sanitizer.networks import cifar_resnet, preact_resnet, torchvision_networks, wide_resnet
 from sanitizer.networks.checkpoints import Checkpoint
 from sanitizer.networks.normalized import NormalizedNetwork
 from sanitizer.networks.skeleton import SkeletonMode, fill
@@ -30,7 +30,14 @@ _LISTED = 3
 """Candidates that an error names."""
 _COMPARED = 4
 """torchvision networks that are built to find out which came closest: up to half a second each."""
+_FEW = 6
+"""Differences that an error names one by one."""
 _COUNTER = "num_batches_tracked"
+_OTHERS: Mapping[str, str] = {
+    "Hugging Face's transformers": r"(^|\.)(embedder|embeddings)\.|encoder\.(layer|stages)\.\d",
+    "timm": r"^(patch_embed|conv_stem|stem\.\d|stages\.\d|blocks\.\d+\.(attn|norm1|\d))",
+}
+"""Whose names, by what is found in them, where they are like no network of the catalog."""
 _DEFAULT_CHANNELS = 3
 
 Shapes = Mapping[str, Sequence[int]]
@@ -206,7 +213,7 @@ def _known_name(name: str) -> str:
                 closest=[],
             )
         return f"wrn-{depth}-{factor}"
-    names = [*preact_resnet.DEPTHS, *torchvision_networks.ENTRIES]
+    names = [*preact_resnet.DEPTHS, *cifar_resnet.DEPTHS, *torchvision_networks.ENTRIES]
     if wanted in names:
         return wanted
     near = get_close_matches(wanted, [*names, "wrn-16-1", "wrn-28-10"], n=_LISTED, cutoff=0.5)
@@ -239,6 +246,9 @@ def _build(
     if name in preact_resnet.DEPTHS:
         final_norm = "bn.weight" in (shapes or {})
         return preact_resnet.PreActResNet(name, num_classes, channels, final_norm=final_norm)
+    if name in cifar_resnet.DEPTHS:
+        names = cifar_resnet.names_in(shapes or {})
+        return cifar_resnet.CifarResNet(name, num_classes, channels, names=names)
     try:
         return torchvision_networks.build(
             name, num_classes, channels, shapes=shapes, input_size=input_size
@@ -251,8 +261,10 @@ def _build(
         ) from error
 
 
-def _ends(name: str) -> tuple[str, str]:
+def _ends(name: str, shapes: Shapes) -> tuple[str, str]:
     """Keys of the first and the last layer's weights."""
+    if name in cifar_resnet.DEPTHS:
+        return "conv1.weight", f"{cifar_resnet.names_in(shapes).head}.weight"
     if name.startswith("wrn-"):
         return "conv1.weight", "fc.weight"
     if name in preact_resnet.DEPTHS:
@@ -263,11 +275,17 @@ def _ends(name: str) -> tuple[str, str]:
 
 def _compare(name: str, shapes: Shapes, input_size: tuple[int, int] | None = None) -> _Fit:
     """A skeleton with as many classes and channels as the weights have, and what still differs."""
-    stem, head = (shapes.get(key, ()) for key in _ends(name))
+    stem_key, head_key = _ends(name, shapes)
+    head_path = head_key.removesuffix(".weight")
+    place = _place_in_head(head_path, shapes)
+    stem = shapes.get(stem_key, ())
+    head = shapes.get(head_key if place is None else f"{head_path}.{place}.weight", ())
     num_classes = head[0] if len(head) in (2, 4) else torchvision_networks.DEFAULT_CLASSES
     channels = stem[1] if len(stem) == 4 and stem[1] > 0 else _DEFAULT_CHANNELS
     with SkeletonMode():
         skeleton = _build(name, num_classes, channels, shapes, input_size)
+    if place is not None:
+        _put_into_sequence(skeleton, head_path, place)
     expected = {key: tuple(tensor.shape) for key, tensor in skeleton.state_dict().items()}
     return _Fit(
         architecture=name,
@@ -285,18 +303,57 @@ def _compare(name: str, shapes: Shapes, input_size: tuple[int, int] | None = Non
     )
 
 
+def _place_in_head(head: str, shapes: Shapes) -> int | None:
+    """The place of the one layer with weights where the head became a sequence, such as
+    `Sequential(Dropout(), Linear())`, in which the others have none; None: it did not."""
+    if f"{head}.weight" in shapes:
+        return None
+    inside = [key.removeprefix(f"{head}.") for key in shapes if key.startswith(f"{head}.")]
+    places = {key.partition(".")[0] for key in inside}
+    if len(places) != 1 or len(shapes.get(f"{head}.{(place := places.pop())}.weight", ())) != 2:
+        return None
+    return int(place) if re.fullmatch(r"\d", place) else None
+
+
+def _put_into_sequence(network: nn.Module, head: str, place: int) -> None:
+    """Puts a layer behind others that do nothing: dropout, most likely."""
+    parent, _, name = head.rpartition(".")
+    layers = [*(nn.Identity() for _ in range(place)), network.get_submodule(head)]
+    setattr(network.get_submodule(parent), name, nn.Sequential(*layers))
+
+
+def _with_plain_heads(shapes: Shapes) -> Shapes:
+    """As `shapes`, but with the names that a head has which is no sequence."""
+    heads = {"linear", *(family.head for family in torchvision_networks.FAMILIES.values())}
+    places = {head: _place_in_head(head, shapes) for head in heads}
+    renamed = {
+        f"{head}.{place}.": f"{head}." for head, place in places.items() if place is not None
+    }
+    return {
+        next(
+            (new + key.removeprefix(old) for old, new in renamed.items() if key.startswith(old)),
+            key,
+        ): shape
+        for key, shape in shapes.items()
+    }
+
+
 def _detect(shapes: Shapes, input_size: tuple[int, int] | None) -> _Fit:
     """The one architecture that fits.
 
     Raises:
         ArchitectureUnknown: None does, or several; with those that come closest, best first.
     """
-    guessed = [
-        _compare(name, shapes, input_size)
-        for guess in (wide_resnet.guess_name, preact_resnet.guess_name)
-        if (name := guess(shapes)) is not None
-    ]
-    possible = torchvision_networks.possible(shapes)
+    # What is one network's sequence is another's head: classifier.1 of a MobileNet.
+    readings = (shapes, _with_plain_heads(shapes))
+    guesses = (wide_resnet.guess_name, preact_resnet.guess_name, cifar_resnet.guess_name)
+    named = dict.fromkeys(guess(reading) for guess in guesses for reading in readings)
+    guessed = [_compare(name, shapes, input_size) for name in named if name is not None]
+    possible = list(
+        dict.fromkeys(
+            name for reading in readings for name in torchvision_networks.possible(reading)
+        )
+    )
     fits = [*guessed, *(_compare(name, shapes, input_size) for name in possible)]
     exact = [fit for fit in fits if fit.is_exact]
     if len(exact) == 1:
@@ -312,16 +369,49 @@ def _detect(shapes: Shapes, input_size: tuple[int, int] | None) -> _Fit:
     ]
     fits += [_compare(name, shapes) for name in others]
     closest = sorted(fits, key=lambda fit: fit.differences)[:_LISTED]
+    raise ArchitectureUnknown(
+        f"The {len(shapes)} weights fit no architecture of the catalog. "
+        f"{_nearness(closest, shapes)}GET /v1/architectures lists all.",
+        closest=[fit.summary() for fit in closest],
+    )
+
+
+def _nearness(closest: Sequence[_Fit], shapes: Shapes) -> str:
+    """What there is to say of the networks that come closest, or of where the names come from."""
+    library = next(
+        (name for name, keys in _OTHERS.items() if any(re.search(keys, key) for key in shapes)),
+        None,
+    )
+    # Where half of the names are others there is nothing to compare.
+    near = [fit for fit in closest if 2 * len(fit.unexpected) < len(shapes)]
+    if library is not None and not (near and near[0].differences <= _FEW):
+        return (
+            f"Their names are those of {library}; read are torchvision's and those of the networks "
+            "for small images. "
+        )
+    if not near:
+        return "None has names like these. "
     listed = "; ".join(
         f"{fit.architecture} ({len(fit.missing)} keys missing, {len(fit.unexpected)} unexpected, "
         f"{len(fit.misshaped)} of another shape)"
-        for fit in closest
+        for fit in near
     )
-    raise ArchitectureUnknown(
-        f"The {len(shapes)} weights fit no architecture of the catalog. Closest come {listed}. "
-        "Name the architecture to see which keys differ; GET /v1/architectures lists all.",
-        closest=[fit.summary() for fit in closest],
-    )
+    if near[0].differences > _FEW:
+        return f"Closest come {listed}. Name the architecture to see which keys differ. "
+    first = near[0]
+    parts = [
+        *(f"{key} is missing" for key in first.missing),
+        *(f"{key} is not known" for key in first.unexpected),
+        *(
+            f"{key} is {_shape(received)} instead of {_shape(expected)}"
+            for key, (expected, received) in first.misshaped.items()
+        ),
+    ]
+    return f"Closest come {listed}. Of {first.architecture}, {', '.join(parts)}. "
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "a single number"
 
 
 # --- Filling -------------------------------------------------------------------------------------

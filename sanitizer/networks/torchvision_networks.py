@@ -111,7 +111,7 @@ ENTRIES: Mapping[str, int] = {
 They rule most networks out before any is built; a test holds them against torchvision.
 """
 
-_FAMILIES: Mapping[str, Family] = {
+FAMILIES: Mapping[str, Family] = {
     "alexnet": Family("features.0", "classifier.6"),
     "convnext": Family("features.0.0", "classifier.2"),
     "densenet": Family("features.conv0", "classifier"),
@@ -145,7 +145,7 @@ DEFAULT_CLASSES = 1000
 
 def family(name: str) -> Family:
     """The family of a key of `ENTRIES`."""
-    return next(found for start, found in _FAMILIES.items() if name.startswith(start))
+    return next(found for start, found in FAMILIES.items() if name.startswith(start))
 
 
 def count_entries(shapes: Shapes) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sanitizer.errors import (
     ArchitectureMismatch,
@@ -58,6 +58,8 @@ def _weightless(name: str, num_classes: int) -> State:
         ("wrn-40-2", 3),
         ("preact_resnet18", 3),
         ("preact_resnet50", 1),
+        ("cifar_resnet18", 3),
+        ("cifar_resnet50", 1),
         ("resnet18", 3),
         ("resnet50", 1),
         ("resnext50_32x4d", 3),
@@ -147,17 +149,78 @@ def test_weights_of_no_network_name_the_closest(wrn_state: State) -> None:
 
 def test_a_changed_resnet_names_its_original_first() -> None:
     state = _zeros("resnet18", 10)
-    state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    state["conv1.weight"] = torch.zeros(64, 3, 5, 5)
 
     with pytest.raises(ArchitectureUnknown) as caught:
         load_network(as_checkpoint(state), ModelOptions())
 
+    assert "Of resnet18, conv1.weight is 64x3x5x5 instead of 64x3x7x7." in caught.value.message
     assert caught.value.data["closest"][0] == {
         "name": "resnet18",
         "missing": 0,
         "unexpected": 0,
         "misshaped": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "layers"),
+    [
+        ("resnet18", "fc", [nn.Dropout(0.5), nn.Linear(512, 7)]),
+        ("preact_resnet18", "linear", [nn.Linear(512, 7)]),
+        ("cifar_resnet18", "linear", [nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 7)]),
+        ("mobilenet_v2", "classifier.1", [nn.Dropout(0.5), nn.Linear(1280, 7)]),
+        ("densenet121", "classifier", [nn.Dropout(0.5), nn.Linear(1024, 7)]),
+    ],
+    ids=["resnet18", "preact_resnet18", "cifar_resnet18", "mobilenet_v2", "densenet121"],
+)
+def test_a_head_that_became_a_sequence_is_read(
+    name: str, head: str, layers: list[nn.Module]
+) -> None:
+    """As people do who fine-tune a network to classes of their own."""
+    theirs = build_network(name, 1000, 3, make_generator("head"))
+    parent, _, last = head.rpartition(".")
+    setattr(theirs.get_submodule(parent), last, nn.Sequential(*layers))
+    theirs.eval()
+    checkpoint = as_checkpoint(dict(theirs.state_dict()))
+
+    loaded = load_network(checkpoint, ModelOptions(input_size=(32, 32)))
+
+    assert (loaded.architecture, loaded.num_classes) == (name, 7)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.network(images), theirs(images))
+    assert list(loaded.state_for(checkpoint)) == list(checkpoint.state)
+    by_name = load_network(checkpoint, ModelOptions(architecture=name, input_size=(32, 32)))
+    assert by_name.num_classes == 7
+
+
+def test_a_head_of_two_layers_is_not_guessed_at() -> None:
+    """Nothing in the weights says what lies between them."""
+    state = _zeros("resnet18", 10)
+    del state["fc.weight"], state["fc.bias"]
+    state |= {"fc.0.weight": torch.zeros(64, 512), "fc.0.bias": torch.zeros(64)}
+    state |= {"fc.2.weight": torch.zeros(10, 64), "fc.2.bias": torch.zeros(10)}
+
+    with pytest.raises(ArchitectureUnknown, match=r"fc\.0\.weight is not known"):
+        load_network(as_checkpoint(state), ModelOptions())
+
+
+@pytest.mark.parametrize(
+    ("keys", "library"),
+    [
+        (["vit.embeddings.cls_token", "vit.encoder.layer.0.output.dense.weight"], "transformers"),
+        (["resnet.embedder.embedder.convolution.weight"], "transformers"),
+        (["patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "head.weight"], "timm"),
+        (["conv_stem.weight", "blocks.0.0.conv_dw.weight", "classifier.weight"], "timm"),
+    ],
+    ids=["vit", "resnet", "timm vit", "timm efficientnet"],
+)
+def test_names_of_another_library_are_told_as_such(keys: list[str], library: str) -> None:
+    state = {key: torch.ones(3, 3) for key in keys}
+
+    with pytest.raises(ArchitectureUnknown, match=f"Their names are those of .*{library}"):
+        load_network(as_checkpoint(state), ModelOptions())
 
 
 def test_weights_like_nothing_are_refused_within_seconds() -> None:
@@ -169,6 +232,7 @@ def test_weights_like_nothing_are_refused_within_seconds() -> None:
         load_network(as_checkpoint(state), ModelOptions())
 
     assert len(caught.value.data["closest"]) == 3
+    assert "None has names like these." in caught.value.message
     assert time.process_time() - started < 3
 
 
@@ -176,12 +240,12 @@ def test_weights_that_fit_twice_are_not_guessed_at(
     monkeypatch: pytest.MonkeyPatch, wrn_state: State
 ) -> None:
     # No two networks of the catalog share names and shapes; this one gets a second name.
-    monkeypatch.setattr(preact_resnet, "guess_name", lambda _: "wrn-10-1")
+    monkeypatch.setattr(preact_resnet, "guess_name", lambda _: "wrn-10-01")
 
     with pytest.raises(ArchitectureUnknown, match="more than one") as caught:
         load_network(as_checkpoint(wrn_state), ModelOptions())
 
-    assert [c["name"] for c in caught.value.data["closest"]] == ["wrn-10-1", "wrn-10-1"]
+    assert [c["name"] for c in caught.value.data["closest"]] == ["wrn-10-1", "wrn-10-01"]
 
 
 def test_torchvision_is_not_imported_where_it_is_not_needed(

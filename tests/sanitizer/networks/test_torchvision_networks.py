@@ -42,6 +42,8 @@ A_FEW = [
     "wide_resnet50_2",
 ]
 """One of each family."""
+SMALL = ("wrn", "preact_resnet", "cifar_resnet")
+"""Families that are not torchvision's."""
 
 
 def test_the_names_are_those_of_torchvision() -> None:
@@ -50,9 +52,7 @@ def test_the_names_are_those_of_torchvision() -> None:
 
 def test_the_catalog_lists_every_torchvision_network_with_its_input_size() -> None:
     listed = {
-        entry.name: entry.input_size
-        for entry in catalog.ARCHITECTURES
-        if entry.family not in ("wrn", "preact_resnet")
+        entry.name: entry.input_size for entry in catalog.ARCHITECTURES if entry.family not in SMALL
     }
 
     assert listed == {name: _trained_on(name) for name in NAMES}
@@ -67,9 +67,14 @@ def _trained_on(name: str) -> tuple[int, int]:
 
 
 def test_the_catalog_lists_the_networks_for_small_images() -> None:
-    listed = [e.name for e in catalog.ARCHITECTURES if e.family in ("wrn", "preact_resnet")]
+    listed = [e.name for e in catalog.ARCHITECTURES if e.family in SMALL]
 
-    assert listed == ["wrn-d-k", *(f"preact_resnet{d}" for d in (18, 34, 50, 101, 152))]
+    depths = (18, 34, 50, 101, 152)
+    assert listed == [
+        "wrn-d-k",
+        *(f"preact_resnet{d}" for d in depths),
+        *(f"cifar_resnet{d}" for d in depths),
+    ]
 
 
 @pytest.mark.parametrize("name", A_FEW)
