@@ -46,6 +46,9 @@ class ModelAnswer(Answer):
     filename: str
     bytes: int
     sha256: str
+    architecture: str
+    source_job_id: str | None
+    created_at: str
 
 
 class DatasetAnswer(Answer):
@@ -54,6 +57,9 @@ class DatasetAnswer(Answer):
     id: str
     name: str
     format: str
+    bytes: int | None
+    reference: str | None
+    created_at: str
 
 
 class ProbeFigures(Answer):

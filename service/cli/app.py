@@ -21,6 +21,7 @@ from service.cli.commands import (
     keys,
     login,
     migrate,
+    models,
     run,
     submit,
     up,
@@ -92,6 +93,7 @@ app.command(rich_help_panel=LOCAL)(demo.demo)
 app.command(rich_help_panel=LOCAL)(run.run)
 app.command(rich_help_panel=SERVER)(login.login)
 app.command(rich_help_panel=SERVER)(upload.upload)
+app.add_typer(models.group, name="models", rich_help_panel=SERVER)
 app.add_typer(data.group, name="data", rich_help_panel=SERVER)
 app.command(rich_help_panel=SERVER)(submit.submit)
 app.add_typer(jobs.group, name="jobs", rich_help_panel=SERVER)

@@ -1,13 +1,16 @@
 """Options that several commands share."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from service.cli.failures import WrongUsage
+
+NOTHING = "none"
+"""Takes a value back."""
 
 Json = Annotated[
     bool,
@@ -102,6 +105,8 @@ Precision = Annotated[
         "the processor is faster in it; auto if left out."
     ),
 ]
+Limit = Annotated[int, typer.Option(min=1, help="How many, newest first.")]
+Everything = Annotated[bool, typer.Option("--all", help="All of them.")]
 MetadataPairs = Annotated[
     list[str] | None,
     typer.Option("--metadata", metavar="KEY=VALUE", help="A pair of your own; may be repeated."),
@@ -197,6 +202,13 @@ def numbers(text: str, option: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise WrongUsage(f"{option} {text!r}: expected numbers with commas between.") from error
+
+
+def or_nothing(name: str, text: str | None, read: Callable[[str], Any]) -> dict[str, Any]:
+    """A field with what an option says; with None where that is `none`, and none where nothing."""
+    if text is None:
+        return {}
+    return {name: None if text == NOTHING else read(text)}
 
 
 def given(**fields: Any) -> dict[str, Any]:

@@ -99,6 +99,34 @@ class Remote:
         """One model."""
         return self._get(f"/v1/models/{_segment(model_id)}", ModelAnswer)
 
+    def models(self, *, limit: int | None = None) -> ListAnswer:
+        """The newest models, up to `limit`; all of them without one."""
+        return self._list("/v1/models", {}, limit)
+
+    def change_model(self, model_id: str, wanted: Mapping[str, Any]) -> ModelAnswer:
+        """Changes what is said about a model: `service.models.schemas.ModelChange`."""
+        return self._change(f"/v1/models/{_segment(model_id)}", wanted, ModelAnswer)
+
+    def delete_model(self, model_id: str) -> None:
+        """Removes a model and its file."""
+        self._send("DELETE", f"/v1/models/{_segment(model_id)}")
+
+    def dataset(self, dataset_id: str) -> DatasetAnswer:
+        """One data set."""
+        return self._get(f"/v1/datasets/{_segment(dataset_id)}", DatasetAnswer)
+
+    def datasets(self, *, limit: int | None = None) -> ListAnswer:
+        """The newest data sets, up to `limit`; all of them without one."""
+        return self._list("/v1/datasets", {}, limit)
+
+    def change_dataset(self, dataset_id: str, wanted: Mapping[str, Any]) -> DatasetAnswer:
+        """Changes what is said about a data set: `service.datasets.schemas.DatasetChange`."""
+        return self._change(f"/v1/datasets/{_segment(dataset_id)}", wanted, DatasetAnswer)
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Removes a data set and its file."""
+        self._send("DELETE", f"/v1/datasets/{_segment(dataset_id)}")
+
     @contextlib.contextmanager
     def model_file(self, model_id: str, start: int, sha256: str) -> Iterator[httpx.Response]:
         """The file of a model from byte `start` on, if it is still the one with this checksum."""
@@ -135,6 +163,14 @@ class Remote:
     def cancel(self, job_id: str) -> JobAnswer:
         """Asks for a job to be cancelled."""
         return self._post(f"/v1/jobs/{_segment(job_id)}/cancel", JobAnswer)
+
+    def retry(self, job_id: str) -> JobAnswer:
+        """Submits a job that failed or was cancelled once more."""
+        return self._create(f"/v1/jobs/{_segment(job_id)}/retry", None, JobAnswer)
+
+    def delete_job(self, job_id: str) -> None:
+        """Removes a job that has ended, with its files."""
+        self._send("DELETE", f"/v1/jobs/{_segment(job_id)}")
 
     def artifacts(self, job_id: str) -> list[ArtifactAnswer]:
         """The files of a job."""
@@ -194,7 +230,10 @@ class Remote:
     def _post(self, path: str, kind: type[Kind]) -> Kind:
         return self._answer(kind, self._send("POST", path))
 
-    def _create(self, path: str, body: Mapping[str, Any], kind: type[Kind]) -> Kind:
+    def _change(self, path: str, wanted: Mapping[str, Any], kind: type[Kind]) -> Kind:
+        return self._answer(kind, self._send("PATCH", path, json=wanted))
+
+    def _create(self, path: str, body: Mapping[str, Any] | None, kind: type[Kind]) -> Kind:
         headers = _idempotent()
 
         def send() -> httpx.Response:

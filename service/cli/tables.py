@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from sanitizer.report.model import Verdict
-from service.cli.answers import Figures, JobAnswer, KeyAnswer
-from service.cli.terminal import plain, share
+from service.cli.answers import DatasetAnswer, Figures, JobAnswer, KeyAnswer, ModelAnswer
+from service.cli.terminal import amount, plain, share
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,6 +78,36 @@ def jobs_table(jobs: Sequence[JobAnswer]) -> "Table":
             f"{job.progress:.0%}",
             share(after.accuracy) if after else "",
             share(asr) if asr is not None else "",
+        )
+    return table
+
+
+def models_table(models: Sequence[ModelAnswer]) -> "Table":
+    """Models, newest first."""
+    table = _table(None, ["model", "name", "architecture", "came out of", "created, UTC"], ["size"])
+    for model in models:
+        table.add_row(
+            model.id,
+            escape(plain(model.name)),
+            model.architecture,
+            model.source_job_id or "an upload",
+            _minute(model.created_at),
+            amount(model.bytes),
+        )
+    return table
+
+
+def datasets_table(datasets: Sequence[DatasetAnswer]) -> "Table":
+    """Data sets, newest first."""
+    table = _table(None, ["data set", "name", "format", "lies", "created, UTC"], ["size"])
+    for dataset in datasets:
+        table.add_row(
+            dataset.id,
+            escape(plain(dataset.name)),
+            dataset.format,
+            escape(plain(dataset.reference or "in the store")),
+            _minute(dataset.created_at),
+            "" if dataset.bytes is None else amount(dataset.bytes),
         )
     return table
 

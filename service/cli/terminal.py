@@ -60,6 +60,19 @@ def emit(document: Mapping[str, Any]) -> None:
     stdout().out(json.dumps(document, indent=2, ensure_ascii=False), highlight=False)
 
 
+def fields(document: Mapping[str, Any]) -> None:
+    """The fields of an object of the API, one a line, without its links and what is null."""
+    shown = {
+        name: value
+        for name, value in document.items()
+        if name not in ("object", "links") and value not in (None, {}, [])
+    }
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        result(f"{name:{width}}  {text}")
+
+
 def explain(failure: CommandFailed) -> None:
     """Says what went wrong and what to do."""
     say(f"Error: {failure.message}", style="bold red")

@@ -1,14 +1,54 @@
 """`sanitizer data`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from service.cli.connecting import connected
-from service.cli.options import ClassNames, Json, MetadataPairs, given, pairs
-from service.cli.terminal import emit, result, say
+from service.cli.failures import WrongUsage
+from service.cli.options import (
+    NOTHING,
+    ClassNames,
+    Everything,
+    Json,
+    Limit,
+    MetadataPairs,
+    given,
+    or_nothing,
+    pairs,
+)
+from service.cli.terminal import emit, fields, result, say, table
 
-group = typer.Typer(no_args_is_help=True, help="Clean images.")
+group = typer.Typer(
+    invoke_without_command=True, help="List sets of images; `data add PATH` adds one."
+)
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the data set.")]
+
+
+@group.callback()
+def datasets(
+    context: typer.Context,
+    limit: Limit = 20,
+    everything: Everything = False,
+    as_json: Json = False,
+) -> None:
+    """List sets of images, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    with connected() as remote:
+        page = remote.datasets(limit=None if everything else limit)
+    if as_json:
+        emit(page.document)
+        return
+    from service.cli.answers import DatasetAnswer
+    from service.cli.tables import datasets_table
+
+    if not page.data:
+        say("No data sets.")
+        return
+    table(datasets_table([DatasetAnswer.read(item) for item in page.data]))
+    if page.has_more:
+        say("There are more: --limit, or --all.")
 
 
 @group.command()
@@ -30,15 +70,61 @@ def add(
     """Add a set of images; prints its id."""
     from service.cli.sending import send_data
 
-    fields = given(
+    sent = given(
         name=name,
         class_names=class_names.split(",") if class_names else None,
         metadata=pairs(metadata, "--metadata") if metadata else None,
     )
     with connected() as remote:
-        dataset = send_data(remote, path, fields)
+        dataset = send_data(remote, path, sent)
     if as_json:
         emit(dataset.document)
         return
     result(dataset.id)
     say(f"Added {dataset.name} ({dataset.format}).")
+
+
+@group.command()
+def show(dataset: Dataset, as_json: Json = False) -> None:
+    """Tell of one set of images."""
+    with connected() as remote:
+        answer = remote.dataset(dataset)
+    if as_json:
+        emit(answer.document)
+    else:
+        fields(answer.document)
+
+
+@group.command("set")
+def change(
+    dataset: Dataset,
+    name: Annotated[str | None, typer.Option(help=f"For people; {NOTHING}: the file's.")] = None,
+    class_names: ClassNames = None,
+    metadata: MetadataPairs = None,
+    as_json: Json = False,
+) -> None:
+    """Correct what was said about a set of images; they stay as they are.
+
+    `none` takes class names back: numbers by value, other names sorted.
+    """
+    wanted: dict[str, Any] = {
+        **or_nothing("name", name, str),
+        **or_nothing("class_names", class_names, lambda text: text.split(",")),
+        **given(metadata=pairs(metadata, "--metadata") if metadata else None),
+    }
+    if not wanted:
+        raise WrongUsage("Say what is to be another: --class-names, --name or --metadata.")
+    with connected() as remote:
+        answer = remote.change_dataset(dataset, wanted)
+    if as_json:
+        emit(answer.document)
+    else:
+        fields(answer.document)
+
+
+@group.command()
+def delete(dataset: Dataset) -> None:
+    """Remove a set of images; what a reference points to stays as it is."""
+    with connected() as remote:
+        remote.delete_dataset(dataset)
+    say(f"The data set {dataset} is deleted.")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from service.cli.connecting import connected
-from service.cli.options import Json
+from service.cli.options import Everything, Json, Limit
 from service.cli.terminal import emit, result, say, table
 
 group = typer.Typer(invoke_without_command=True, help="List jobs; `jobs show ID` tells of one.")
@@ -18,8 +18,8 @@ def jobs(
         str | None,
         typer.Option(help="queued, running, cancelling, succeeded, failed or cancelled."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    limit: Limit = 20,
+    everything: Everything = False,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
@@ -56,3 +56,27 @@ def show(
 
     result(f"{answer.id}  {answer.status}  {answer.method}  {answer.name or ''}".rstrip())
     show_end(answer)
+
+
+@group.command()
+def retry(
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="Id of a job that failed or was cancelled.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Submit a job once more; prints the id of the new one."""
+    with connected() as remote:
+        answer = remote.retry(job)
+    if as_json:
+        emit(answer.document)
+    else:
+        result(answer.id)
+
+
+@group.command()
+def delete(job: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]) -> None:
+    """Remove a job that has ended, with its files; the sanitized model stays."""
+    with connected() as remote:
+        remote.delete_job(job)
+    say(f"The job {job} is deleted.")

@@ -99,6 +99,47 @@ def test_a_reference_that_is_not_open_is_refused_with_its_reason(run_command: Ru
     assert "The reference is refused" in answer.stderr
 
 
+def test_what_was_forgotten_is_set_later_and_taken_back(
+    run_command: RunCommand, api: Remote, model_file: Path
+) -> None:
+    model = run_command("upload", str(model_file), "--name", "suspect").stdout.strip()
+    values = ["--mean", "0.5,0.5,0.5", "--std", "1,1,1", "--input-size", "16x16"]
+    answer = run_command("models", "set", model, *values, "--architecture", "wrn-16-1")
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    document = api.model(model).document
+    assert (document["mean"], document["input_size"]) == ([0.5, 0.5, 0.5], [16, 16])
+    assert document["architecture"] == "wrn-16-1"
+    shown = run_command("models", "show", model).stdout
+    assert "mean          [0.5, 0.5, 0.5]\n" in shown
+    back = json.loads(run_command("models", "set", model, "--mean", "none", "--json").stdout)
+    assert (back["mean"], back["std"], back["name"]) == (None, [1, 1, 1], "suspect")
+    assert run_command("models", "set", model).exit_code == Exit.USAGE
+
+
+def test_the_order_of_classes_is_set_later(
+    run_command: RunCommand, api: Remote, images_zip: Path
+) -> None:
+    data = run_command("data", "add", str(images_zip)).stdout.strip()
+    assert run_command("data", "set", data, "--class-names", "1,0").exit_code == 0
+    assert api.dataset(data).document["class_names"] == ["1", "0"]
+    assert 'class_names  ["1", "0"]\n' in run_command("data", "show", data).stdout
+
+
+def test_models_and_data_are_listed_and_deleted(
+    run_command: RunCommand, model_file: Path, images_zip: Path
+) -> None:
+    assert "No models." in run_command("models").stderr
+    model = run_command("upload", str(model_file), "--name", "suspect").stdout.strip()
+    data = run_command("data", "add", str(images_zip)).stdout.strip()
+    for command, row in (("models", model), ("data", data)):
+        listed = run_command(command).stdout
+        assert row in listed
+        assert json.loads(run_command(command, "--json").stdout)["data"][0]["id"] == row
+        assert run_command(command, "delete", row).exit_code == 0
+        assert row not in run_command(command).stdout
+        assert run_command(command, "show", row).exit_code == Exit.ERROR
+
+
 # --- jobs ----------------------------------------------------------------------------------------
 
 
@@ -123,6 +164,18 @@ def test_submit_sends_what_the_options_say(
     assert (request["seed"], request["name"]) == (7, "nightly")
     assert (request["durability"], request["inspect"]) == (True, False)
     assert request["precision"] == "float32"
+
+
+def test_a_cancelled_job_is_tried_again_and_deleted(
+    run_command: RunCommand, api: Remote, model_file: Path, images_zip: Path
+) -> None:
+    first = submitted(run_command, model_file, images_zip)
+    assert run_command("jobs", "delete", first).exit_code == Exit.ERROR  # it waits
+    run_command("cancel", first)
+    again = run_command("jobs", "retry", first).stdout.strip()
+    assert api.job(again).document["retry_of_id"] == first
+    assert run_command("jobs", "delete", first).exit_code == 0
+    assert [job["id"] for job in api.jobs().data] == [again]
 
 
 def test_options_are_laid_over_the_request_of_a_file(
