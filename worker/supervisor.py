@@ -269,8 +269,8 @@ class _Attempt:
             except DATABASE_AWAY as error:
                 log.warning("the end of the job waits for the database", reason=str(error))
                 if time.monotonic() >= deadline or self._at.stopping.wait(SETTLE_SECONDS):
-                    # The lease runs out, and reconcile takes the job back.
-                    self._forget(outcome)
+                    # The lease runs out, and reconcile takes the job back. Files stay: a commit
+                    # whose answer was lost may name them; if none does, they are collected.
                     return Lost()
             except LeaseLost:
                 log.warning("the job is somebody else's by now: this attempt's work is dropped")
@@ -285,7 +285,12 @@ class _Attempt:
     def _write(self, session: Session, outcome: Outcome) -> None:
         match outcome:
             case Succeeded(report, artifacts):
-                jobs.succeed(session, self._claim, report, artifacts)
+                try:
+                    jobs.succeed(session, self._claim, report, artifacts)
+                except LeaseLost:
+                    # By an earlier try of this very write, whose answer was lost?
+                    if not jobs.is_kept(session, artifacts):
+                        raise
             case Failed(error):
                 jobs.fail(session, self._claim, error)
             case Cancelled():

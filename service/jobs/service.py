@@ -392,6 +392,12 @@ def succeed(
     return job
 
 
+def is_kept(session: Session, artifacts: Sequence[StoredArtifact]) -> bool:
+    """Whether a result was taken already: the model among these files is one of a tenant's."""
+    keys = [artifact.storage_key for artifact in artifacts if artifact.kind == ArtifactKind.MODEL]
+    return session.query(Model.id).where(Model.storage_key.in_(keys)).first() is not None
+
+
 def fail(session: Session, held: Claim, error: ErrorEvent) -> Job:
     """The run has ended badly.
 

@@ -16,6 +16,7 @@ from service.jobs import service as jobs
 from service.jobs.service import Claim
 from tests.databases import every_database
 from tests.worker.conftest import Bench
+from tests.worker.faulty_database import FaultyDatabase
 from worker.devices import Slots
 from worker.folders import job_folder
 from worker.fonts import FontList
@@ -423,6 +424,31 @@ def test_result_of_a_worker_that_lost_its_lease_does_not_stay_in_the_store(bench
     late = bench.supervisor("succeed", heartbeat_seconds=60.0)
     assert isinstance(late.run(claim), Lost)
     assert _stored_files(bench) == 0
+
+
+def test_result_whose_commit_went_unanswered_keeps_its_files(bench: Bench, tmp_path: Path) -> None:
+    job_id = bench.add_job()
+    database = FaultyDatabase(bench.sessions)
+    database.lose_the_answer(Artifact)
+    supervisor = replace(bench.supervisor("succeed"), sessions=database.sessions)
+    assert isinstance(supervisor.run(bench.claim(job_id)), Succeeded)
+    assert _model_content(bench, job_id, tmp_path) == b"suspect weights"
+    assert _stored_files(bench) == 2
+    assert not bench.folder(job_id).exists()
+
+
+def test_result_that_cannot_be_written_leaves_its_files_to_the_collector(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a commit went through is not known while the database is away."""
+    monkeypatch.setattr("worker.supervisor.SETTLE_SECONDS", 0.05)
+    job_id = bench.add_job()
+    database = FaultyDatabase(bench.sessions)
+    database.cut(lambda: _stored_files(bench) == 2)
+    supervisor = bench.supervisor("succeed", lease_seconds=0.1)
+    outcome = replace(supervisor, sessions=database.sessions).run(bench.claim(job_id))
+    assert isinstance(outcome, Lost)
+    assert _stored_files(bench) == 2
 
 
 def test_folder_that_is_in_use_makes_the_job_wait_for_another_try(bench: Bench) -> None:
