@@ -14,6 +14,7 @@ from service.jobs.spec import build_spec
 from service.storage import ContentDiffers, ObjectMissing, ObjectStore, StorageError, references
 from worker.folders import JobFolder
 from worker.outcomes import RunFailed
+from worker.patience import Patience
 
 
 class Inputs:
@@ -21,12 +22,20 @@ class Inputs:
 
     Args:
         roots: Folders that references of data sets may point into.
+        patience: With a store that does not answer.
     """
 
-    def __init__(self, sessions: SessionFactory, store: ObjectStore, roots: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        sessions: SessionFactory,
+        store: ObjectStore,
+        roots: Sequence[Path],
+        patience: Patience,
+    ) -> None:
         self._sessions = sessions
         self._store = store
         self._roots = roots
+        self._patience = patience
 
     def prepare(
         self,
@@ -93,7 +102,7 @@ class Inputs:
         if key is None:
             raise RunFailed("file_gone", Fault.INPUT, f"{what} has no file.")
         try:
-            self._store.fetch(key, path, sha256=sha256)
+            self._patience.of(lambda: self._store.fetch(key, path, sha256=sha256))
         except ObjectMissing as error:
             raise RunFailed(
                 "file_gone",

@@ -19,6 +19,7 @@ from service.jobs.service import StoredArtifact
 from service.storage import ObjectStore, StorageError
 from service.storage.regular import open_regular
 from worker.outcomes import RunFailed, Succeeded, bad_result
+from worker.patience import Patience
 
 MAX_FILES = 100
 MAX_NAME_BYTES = 255
@@ -32,12 +33,14 @@ def keep(
     files: Sequence[NamedFile],
     *,
     check: Callable[[], None],
+    patience: Patience,
 ) -> Succeeded:
     """Puts the files of a result into the store.
 
     Args:
         out: The folder they are in.
         check: Called between files; raises if the attempt shall not go on.
+        patience: With a store that does not answer.
 
     Raises:
         RunFailed: The result cannot be taken, or the store not written; nothing stays in it.
@@ -53,7 +56,7 @@ def keep(
     try:
         for file in files:
             check()
-            stored.append(_store(store, job_id, out, file))
+            stored.append(_store(store, job_id, out, file, patience))
     except BaseException:
         forget(store, stored)
         raise
@@ -67,11 +70,13 @@ def forget(store: ObjectStore, artifacts: Sequence[StoredArtifact]) -> None:
             store.delete(artifact.storage_key)
 
 
-def _store(store: ObjectStore, job_id: str, out: Path, file: NamedFile) -> StoredArtifact:
+def _store(
+    store: ObjectStore, job_id: str, out: Path, file: NamedFile, patience: Patience
+) -> StoredArtifact:
     artifact_id = new_id("artifact")
     key = f"jobs/{job_id}/{artifact_id}"
     try:
-        put = store.put_file(key, out / file.name)
+        put = patience.of(lambda: store.put_file(key, out / file.name))
     except StorageError as error:
         raise RunFailed(
             "store_unavailable", Fault.MACHINE, f"The result could not be stored: {error}."

@@ -39,12 +39,15 @@ from worker.outcomes import (
     event_of_fault,
     event_of_timeout,
 )
+from worker.patience import Patience
 from worker.story import Story
 
 TICK_SECONDS = 0.5
 """How often events are written."""
 LAST_WORD_SECONDS = 60.0
 """How long a child may take to exit after its last event, and its pipes to run dry."""
+AWAY_LEASES = 5
+"""How many leases long a store or a database that is away is waited for."""
 SETTLE_SECONDS = 2.0
 """Between two tries to write how a job ended, while the database is away."""
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "TZ")
@@ -149,7 +152,10 @@ class _Attempt:
     # --- The child -------------------------------------------------------------------------------
 
     def _prepare(self, folder: JobFolder) -> SanitizeSpec:
-        return Inputs(self._at.sessions, self._at.store, self._settings.reference_roots).prepare(
+        inputs = Inputs(
+            self._at.sessions, self._at.store, self._settings.reference_roots, self._patience()
+        )
+        return inputs.prepare(
             folder,
             self._claim.job_id,
             device=Device(self._settings.device),
@@ -194,6 +200,7 @@ class _Attempt:
                 folder.out,
                 story.last.artifacts,
                 check=self._check_lease,
+                patience=self._patience(),
             )
         if story.last is not None:
             log.info("child failed", code=story.last.code, stderr=child.error_tail())
@@ -259,7 +266,7 @@ class _Attempt:
 
     def _settle(self, outcome: Outcome) -> Outcome:
         """Writes how the attempt ended; waits for the database as long as that makes sense."""
-        deadline = time.monotonic() + 5 * self._settings.lease_seconds
+        deadline = time.monotonic() + AWAY_LEASES * self._settings.lease_seconds
         while True:
             try:
                 with transaction(self._at.sessions) as session:
@@ -328,6 +335,10 @@ class _Attempt:
         """Raises `Stopped` if the job is somebody else's; whoever else asks, a result is kept."""
         if self._lease.lost:
             raise Stopped(Lost())
+
+    def _patience(self) -> Patience:
+        """With a store that is away: as long as with a database, but a stopping worker has none."""
+        return Patience(AWAY_LEASES * self._settings.lease_seconds, self._check)
 
     def _threads(self) -> int:
         given = self._settings.threads_per_job

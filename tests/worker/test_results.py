@@ -12,6 +12,7 @@ from service.storage import make_store
 from tests.reports import make_report
 from worker import results
 from worker.outcomes import RunFailed, Succeeded
+from worker.patience import Patience
 
 CONTENT = make_report().model_dump_json().encode()
 
@@ -26,7 +27,9 @@ def _keep(folder: Path, name: str) -> Succeeded:
         sha256=hashlib.sha256(CONTENT).hexdigest(),
     )
     store = make_store(Settings(_env_file=None, storage_url=f"file:{folder / 'store'}"))
-    return results.keep(store, "job_1", folder, [report], check=lambda: None)
+    return results.keep(
+        store, "job_1", folder, [report], check=lambda: None, patience=Patience(0, bool)
+    )
 
 
 @pytest.mark.parametrize(

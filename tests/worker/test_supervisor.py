@@ -17,6 +17,7 @@ from service.jobs.service import Claim
 from tests.databases import every_database
 from tests.worker.conftest import Bench
 from tests.worker.faulty_database import FaultyDatabase
+from tests.worker.faulty_store import FaultyStore
 from worker.devices import Slots
 from worker.folders import job_folder
 from worker.fonts import FontList
@@ -325,6 +326,41 @@ def test_reference_inside_a_root_is_used_where_it_lies(bench: Bench, tmp_path: P
     bench.run(job_id, "show_spec", reference_roots=(tmp_path / "data",))
     spec = json.loads(_model_content(bench, job_id, tmp_path))
     assert spec["clean_data"]["path"] == str(tmp_path / "data" / "clean.npz")
+
+
+# --- A store that is away ------------------------------------------------------------------------
+
+
+def test_store_that_is_away_for_a_while_costs_no_try(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.patience.PAUSE_SECONDS", 0.05)
+    job_id = bench.add_job()
+    store = FaultyStore(bench.store)
+    store.cut_for(tries=2)
+    outcome = replace(bench.supervisor("succeed"), store=store).run(bench.claim(job_id))
+    assert isinstance(outcome, Succeeded)
+    assert len(store.refused) == 2 * 4  # model, data set; model, report
+    assert _model_content(bench, job_id, tmp_path) == b"suspect weights"
+
+
+@pytest.mark.parametrize("part", ["models/", "/artifact_"])
+def test_store_is_not_waited_for_once_the_job_is_cancelled(bench: Bench, part: str) -> None:
+    job_id = bench.add_job()
+    bench.store = store = FaultyStore(bench.store)
+    store.cut(part)
+    outcome = bench.run_until(
+        job_id, "succeed", lambda: bool(store.refused), lambda: _cancel(bench, job_id)
+    )
+    assert isinstance(outcome, Cancelled)
+
+
+def test_store_that_stays_away_is_a_fault_of_the_machine(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    bench.store = store = FaultyStore(bench.store)
+    store.cut("models/")
+    bench.run(job_id, "succeed", lease_seconds=0.1)
+    assert bench.job(job_id).error_code == "store_unavailable"
 
 
 # --- Stopping ------------------------------------------------------------------------------------
