@@ -97,6 +97,12 @@ class Settings(BaseSettings):
         default=60, gt=0, description="A queued job whose message is this old gets another."
     )
     max_attempts: int = Field(default=3, ge=1, description="Tries where the machine is at fault.")
+    retry_seconds: float = Field(
+        default=30,
+        ge=0,
+        description="Before a job is tried again that a machine has failed; twice as long after "
+        "each further try.",
+    )
     cancel_grace_seconds: float = Field(
         default=5, gt=0, description="Between asking the child to stop and killing it."
     )

@@ -61,7 +61,8 @@ class Reconciler:
         """
         messages = queue.count_messages(self._celery)
         with transaction(self._sessions) as session:
-            nothing_lost = messages >= JobRepository.from_session(session).count_queued()
+            rows = JobRepository.from_session(session)
+            nothing_lost = messages >= rows.count_due(rows.now())
         with transaction(self._sessions) as session:
             lost = jobs.jobs_to_resend(
                 session, self._settings.resend_seconds, only_unsent=nothing_lost

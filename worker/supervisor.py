@@ -299,7 +299,8 @@ class _Attempt:
                     if not jobs.is_kept(session, artifacts):
                         raise
             case Failed(error):
-                jobs.fail(session, self._claim, error)
+                retry = self._settings.retry_seconds
+                jobs.fail(session, self._claim, error, retry_seconds=retry)
             case Cancelled():
                 jobs.finish_cancelled(session, self._claim)
             case Released():

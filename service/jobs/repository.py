@@ -137,9 +137,9 @@ class JobRepository(Repository):
         self._session.execute(delete(Job).where(Job.id == job_id))
         return keys
 
-    def count_queued(self) -> int:
-        """Jobs of all tenants that wait."""
-        query = select(func.count()).select_from(Job).where(Job.status == JobStatus.QUEUED)
+    def count_due(self, now: datetime) -> int:
+        """Jobs of all tenants that wait for a worker."""
+        query = select(func.count()).where(Job.status == JobStatus.QUEUED, is_due(now))
         return self._session.scalar(query) or 0
 
     def first_queued(self, device: str | None) -> str | None:
@@ -154,14 +154,16 @@ class JobRepository(Repository):
         query = select(WorkerRecord.device).where(WorkerRecord.heartbeat_at >= since).distinct()
         return set(self._session.scalars(query))
 
-    def queued_unsent(self, *, since: datetime | None, limit: int) -> list[tuple[str, str | None]]:
+    def queued_unsent(
+        self, *, since: datetime | None, now: datetime, limit: int
+    ) -> list[tuple[str, str | None]]:
         """Queued jobs, oldest first, without a message since then; `since` None: without any.
 
-        Each with the device it asks for.
+        Those that may run now, each with the device it asks for.
         """
         query = (
             select(Job.id, Job.device)
-            .where(Job.status == JobStatus.QUEUED, _unsent(since))
+            .where(Job.status == JobStatus.QUEUED, is_due(now), _unsent(since))
             .order_by(Job.id)
             .limit(limit)
         )
@@ -306,6 +308,11 @@ class JobRepository(Repository):
         entries = func.json_each(column).table_valued("key", "value")
         matches = [entries.c.key == key] + ([] if value is None else [entries.c.value == value])
         return select(1).select_from(entries).where(and_(*matches)).exists()
+
+
+def is_due(now: datetime) -> ColumnElement[bool]:
+    """Whether a worker may take the job by now."""
+    return Job.not_before.is_(None) | (Job.not_before <= now)
 
 
 def _unsent(since: datetime | None) -> ColumnElement[bool]:

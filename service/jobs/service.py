@@ -8,7 +8,7 @@ writes of a worker are fenced: they hold only while the job is active under the 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -30,12 +30,14 @@ from sanitizer.spec import Device
 from service.db.base import utc_now
 from service.db.tables import Artifact, Job, JobCost, JobStatus, Model
 from service.jobs.costs import CostRepository
-from service.jobs.repository import JobRepository
+from service.jobs.repository import JobRepository, is_due
 from service.jobs.schemas import JobRequest, JobSummary
 from service.settings import Settings
 
 STATUS = "status"
 """Type of the events that tell of a change of status; the others are those of a run."""
+MAX_DOUBLINGS = 5
+"""Of the wait between tries: attempts that a stopping worker gave back count here, too."""
 BATCH = 100
 """Jobs that one reconcile round takes up of a kind."""
 
@@ -216,12 +218,15 @@ def waiting_reasons(session: Session, rows: Sequence[Job], settings: Settings) -
         return {}
     jobs = JobRepository.from_session(session)
     silence = settings.lease_seconds
-    present = jobs.worker_devices(since=jobs.now() - timedelta(seconds=silence))
+    now = jobs.now()
+    present = jobs.worker_devices(since=now - timedelta(seconds=silence))
     first = {device: jobs.first_queued(device) for device in {job.device for job in queued}}
-    return {job.id: _waits_for(job, first[job.device], present, silence) for job in queued}
+    return {job.id: _waits_for(job, first[job.device], present, silence, now) for job in queued}
 
 
-def _waits_for(job: Job, first: str | None, present: Collection[str], silence: float) -> str:
+def _waits_for(
+    job: Job, first: str | None, present: Collection[str], silence: float, now: datetime
+) -> str:
     if not present:
         return (
             f"No worker has reported in the last {silence:g} s; the job runs as soon as one starts."
@@ -231,10 +236,15 @@ def _waits_for(job: Job, first: str | None, present: Collection[str], silence: f
             "It asks for the device cuda, and no worker that has one has reported in the last "
             f"{silence:g} s. Cancel it and submit it without `device` to run it on what there is."
         )
+    if job.not_before is not None and job.not_before > now:
+        return (
+            f"Attempt {job.attempt} ended by a fault of the machine; the next one begins after "
+            f"{job.not_before.astimezone(UTC):%H:%M:%S} UTC."
+        )
     if first is not None and first < job.id:
         return "Other jobs are ahead of it."  # not how many: they may be other tenants'
     if job.attempt:
-        return f"Attempt {job.attempt} ended by a fault of the machine; a worker takes it up again."
+        return f"Attempt {job.attempt} was cut short; a worker takes it up again."
     return "It is the next one: it runs as soon as a worker has a free slot."
 
 
@@ -242,7 +252,7 @@ def _waits_for(job: Job, first: str | None, present: Collection[str], silence: f
 
 
 def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Takes a queued job for a worker; None: another one has it, or it does not wait any more."""
+    """Takes a queued job for a worker; None: another one has it, or it does not wait, or not yet."""
     jobs = JobRepository.from_session(session)
     now = jobs.now()
     job = _move(
@@ -250,6 +260,8 @@ def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -
         job_id,
         {JobStatus.QUEUED},
         JobStatus.RUNNING,
+        conditions=(is_due(now),),
+        not_before=None,
         attempt=Job.attempt + 1,
         worker_id=worker_id,
         lease_expires_at=now + timedelta(seconds=lease_seconds),
@@ -398,11 +410,17 @@ def is_kept(session: Session, artifacts: Sequence[StoredArtifact]) -> bool:
     return session.query(Model.id).where(Model.storage_key.in_(keys)).first() is not None
 
 
-def fail(session: Session, held: Claim, error: ErrorEvent) -> Job:
+def fail(session: Session, held: Claim, error: ErrorEvent, *, retry_seconds: float = 0) -> Job:
     """The run has ended badly.
 
     Input at fault: `failed`. Machine at fault: `queued` again while tries are left, else `failed`;
     a job that was asked to stop is then `cancelled`, since nobody wants another try.
+
+    Args:
+        session: Of the caller's transaction.
+        held: The worker's hold on the job.
+        error: What went wrong.
+        retry_seconds: Before the second attempt; twice as long after each further one.
 
     Raises:
         LeaseLost: The job is no longer the worker's.
@@ -410,7 +428,7 @@ def fail(session: Session, held: Claim, error: ErrorEvent) -> Job:
     jobs = JobRepository.from_session(session)
     reason = storable({"code": error.code[:60], "message": error.message, "data": error.data})
     if error.fault == Fault.MACHINE:
-        moved = _try_again(jobs, held, reason)
+        moved = _try_again(jobs, held, reason, retry_seconds)
         if moved is not None:
             return moved
     failed = _move(
@@ -544,7 +562,7 @@ def jobs_to_resend(
     jobs = JobRepository.from_session(session)
     now = jobs.now()
     since = None if only_unsent else now - timedelta(seconds=resend_seconds)
-    found = jobs.queued_unsent(since=since, limit=BATCH)
+    found = jobs.queued_unsent(since=since, now=now, limit=BATCH)
     return [
         (job_id, device)
         for job_id, device in found
@@ -683,11 +701,15 @@ def _tell(
     jobs.add_events(job.id, job.attempt, [*before, (STATUS, storable(told), utc_now())])
 
 
-def _try_again(jobs: JobRepository, held: Claim, reason: Mapping[str, Any]) -> Job | None:
+def _try_again(
+    jobs: JobRepository, held: Claim, reason: Mapping[str, Any], retry_seconds: float
+) -> Job | None:
     """After a fault of the machine; None: no tries are left."""
     warning = WarningEvent(
         code=reason["code"], message=f"Attempt {held.attempt} failed: {reason['message']}"
     )
+    now = jobs.now()
+    wait = retry_seconds * 2 ** min(held.attempt - 1, MAX_DOUBLINGS)
     return _move(
         jobs,
         held.job_id,
@@ -695,7 +717,7 @@ def _try_again(jobs: JobRepository, held: Claim, reason: Mapping[str, Any]) -> J
         JobStatus.CANCELLED,
         fence=held,
         before=[_entry(warning)],
-        finished_at=jobs.now(),
+        finished_at=now,
         **_UNHELD,
     ) or _move(
         jobs,
@@ -707,6 +729,7 @@ def _try_again(jobs: JobRepository, held: Claim, reason: Mapping[str, Any]) -> J
         before=[_entry(warning)],
         data={"reason": "The machine was at fault; the job is tried again."},
         sent_at=None,
+        not_before=now + timedelta(seconds=wait) if wait else None,
         **_UNHELD,
     )
 

@@ -51,6 +51,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> I
         heartbeat_seconds=1,
         reconcile_seconds=1,
         resend_seconds=2,
+        retry_seconds=1,
         reference_roots=(references,),
         tracing_endpoint=collector.url,
     )

@@ -110,6 +110,22 @@ def test_two_services_that_migrate_at_once_both_succeed(own_database_url: str) -
     assert is_current(own_database_url)
 
 
+def test_job_for_no_certain_device_asks_for_none(own_database_url: str) -> None:
+    """The migration to queues by device took the wish `auto` as it stood."""
+    engine = make_engine(own_database_url)
+    sessions = make_session_factory(engine)
+    with transaction(sessions) as session:
+        tenant = add_tenant(session)
+        job_ids = [add_job(session, tenant, device=wish).id for wish in (None, "cpu")]
+    downgrade(own_database_url, "0004")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE jobs SET device = 'auto' WHERE device IS NULL"))
+    upgrade(own_database_url)
+    with transaction(sessions) as session:
+        assert [session.get_one(Job, job_id).device for job_id in job_ids] == [None, "cpu"]
+    engine.dispose()
+
+
 def test_jobs_of_a_database_that_did_not_know_devices_keep_their_wish(
     own_database_url: str,
 ) -> None:

@@ -146,7 +146,12 @@ class Bench:
 def bench(settings: Settings, sessions: SessionFactory) -> Bench:
     """Rows, files and a supervisor, with a quick heartbeat."""
     settings = settings.model_copy(
-        update={"heartbeat_seconds": 0.2, "lease_seconds": 20.0, "cancel_grace_seconds": 0.5}
+        update={
+            "heartbeat_seconds": 0.2,
+            "lease_seconds": 20.0,
+            "cancel_grace_seconds": 0.5,
+            "retry_seconds": 0.0,
+        }
     )
     settings.work_dir.mkdir(parents=True)
     return Bench(settings, sessions)

@@ -200,6 +200,13 @@ def test_fault_of_the_machine_queues_the_job_again(bench: Bench) -> None:
     assert bench.folder(job_id).exists()
 
 
+def test_job_that_the_machine_failed_waits_as_the_settings_say(bench: Bench) -> None:
+    job_id = bench.add_job()
+    bench.run(job_id, "blame_the_machine", retry_seconds=600.0)
+    with transaction(bench.sessions) as session:
+        assert jobs.claim(session, job_id, "w2", 60) is None
+
+
 def test_child_that_ends_without_a_word_is_a_fault_of_the_machine(bench: Bench) -> None:
     job_id = bench.add_job(max_attempts=1)
     bench.run(job_id, "crash")

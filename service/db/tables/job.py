@@ -92,6 +92,8 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     """When its message last went to the broker; none: it never did."""
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    """No worker takes it earlier, and no message is sent; none: at once."""
     device: Mapped[str | None] = mapped_column(String(10))
     """The kind of device it asks for (`cpu`, `cuda`); none: whatever the worker has."""
     checkpoint_key: Mapped[str | None] = mapped_column(String(300))

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -662,6 +663,35 @@ def test_job_behind_others_does_not_say_how_many_other_tenants_have(
         "Other jobs are ahead of it.",
         "Other jobs are ahead of it.",
     ]
+
+
+def test_job_that_a_machine_failed_waits_before_it_is_sent_or_taken(
+    sessions: SessionFactory, settings: Settings
+) -> None:
+    job_id = _new_job(sessions)
+    _add_worker(sessions)
+    waits = []
+    for attempt in (1, 2):
+        claim = _claim(sessions, job_id)
+        with transaction(sessions) as session:
+            jobs.fail(session, claim, _error(Fault.MACHINE), retry_seconds=30)
+            until = session.get_one(Job, job_id).not_before
+            assert until is not None
+            waits.append((until - JobRepository.from_session(session).now()).total_seconds())
+        reason = _reason(sessions, settings, job_id)
+        assert reason == (
+            f"Attempt {attempt} ended by a fault of the machine; the next one begins after "
+            f"{until.astimezone(UTC):%H:%M:%S} UTC."
+        )
+        with transaction(sessions) as session:
+            assert jobs.jobs_to_resend(session, 60) == []
+            assert jobs.claim(session, job_id, "w1", LEASE_SECONDS) is None
+            session.get_one(Job, job_id).not_before = JobRepository.from_session(session).now()
+        with transaction(sessions) as session:
+            assert jobs.jobs_to_resend(session, 60) == [(job_id, None)]
+    assert waits == pytest.approx([30, 60], abs=5)
+    assert _claim(sessions, job_id).attempt == 3
+    assert _job(sessions, job_id).not_before is None
 
 
 def test_job_that_asks_for_cuda_says_that_no_worker_has_it(
