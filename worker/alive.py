@@ -2,7 +2,8 @@
 
 The loop of a worker, or of the reconciler, touches the file of the setting `alive_file`; the
 command fails once that was too long ago. A process whose broker or database is away is alive: to
-start it anew would not bring them back.
+start it anew would not bring them back. While a worker looks for its broker its loop stands still;
+a thread touches the file meanwhile.
 
 It is asked every few seconds, so it imports nothing that takes time.
 """

@@ -1,5 +1,6 @@
 """What Celery does in a worker's life, beside its own."""
 
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -9,14 +10,25 @@ import redis
 from celery import Celery, bootsteps
 from celery.worker.request import Request
 
-TOUCH_SECONDS = 5.0
+from worker.periodic import Periodic
+
+TOUCH_SECONDS = 2.0
 LOOK_SECONDS = 1.0
 ACKNOWLEDGE_SECONDS = 5.0
 """How long an acknowledgement may take before it counts as lost."""
 
 
-def touch_while_alive(path: Path) -> type[bootsteps.StartStopStep]:
-    """Makes a Celery worker touch a file while its main loop turns; see `worker.alive`."""
+def touch_while_alive(app: Celery, path: Path) -> None:
+    """Makes workers touch a file while their main loop turns; see `worker.alive`.
+
+    The loop stands still while Celery connects to the broker. A thread touches the file then: a
+    worker whose broker is away is alive, and may be in the middle of jobs.
+    """
+    connected = threading.Event()
+
+    def touch_unless_connected() -> None:
+        if not connected.is_set():
+            path.touch()
 
     class Alive(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
         requires = {"celery.worker.components:Timer"}  # noqa: RUF012  # celery's own way
@@ -24,17 +36,32 @@ def touch_while_alive(path: Path) -> type[bootsteps.StartStopStep]:
         def __init__(self, parent: Any, **options: Any) -> None:
             super().__init__(parent, **options)
             self._timer: Any = None
+            self._thread = Periodic("alive", touch_unless_connected, TOUCH_SECONDS)
 
         def start(self, parent: Any) -> None:
             path.touch()
             self._timer = parent.timer.call_repeatedly(TOUCH_SECONDS, path.touch)
+            self._thread.start()
 
         def stop(self, _parent: Any) -> None:
             if self._timer is not None:
                 self._timer.cancel()
+            self._thread.stop()
             path.unlink(missing_ok=True)
 
-    return Alive
+    class Connected(bootsteps.StartStopStep):  # type: ignore[misc]  # as above
+        """Starts and stops with the connection to the broker."""
+
+        requires = {"celery.worker.consumer.tasks:Tasks"}  # noqa: RUF012  # celery's own way
+
+        def start(self, _parent: Any) -> None:
+            connected.set()
+
+        def stop(self, _parent: Any) -> None:
+            connected.clear()
+
+    app.steps["worker"].add(Alive)
+    app.steps["consumer"].add(Connected)
 
 
 def connect_again_after_a_lost_acknowledgement(app: Celery) -> None:

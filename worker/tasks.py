@@ -40,7 +40,7 @@ def make_app(settings: Settings) -> Celery:
 
     connect_again_after_a_lost_acknowledgement(app)
     if settings.alive_file is not None:
-        app.steps["worker"].add(touch_while_alive(settings.alive_file))
+        touch_while_alive(app, settings.alive_file)
 
     @functools.cache
     def process() -> WorkerProcess:

@@ -166,6 +166,28 @@ def test_worker_touches_its_alive_file_until_it_stops(workers: Workers, tmp_path
     assert not path.exists()
 
 
+def test_worker_whose_broker_is_away_is_alive(
+    bench: Bench, workers: Workers, tmp_path: Path
+) -> None:
+    path = tmp_path / "alive"
+    broker = urlsplit(bench.settings.broker_url.get_secret_value())
+    assert broker.port is not None
+
+    def touched_again() -> None:
+        before = path.stat().st_mtime
+        workers.wait_until(lambda: path.stat().st_mtime > before)
+
+    with FaultyNetwork(broker.port) as network:
+        url = f"redis://127.0.0.1:{network.port}{broker.path}"
+        workers.start("succeed", alive_file=path, broker_url=SecretStr(url))
+        workers.wait_until(path.exists)
+        job_id = bench.add_job()
+        queue.send_job(queue.make_producer(bench.settings), job_id)
+        workers.wait_until(lambda: _has_status(bench, job_id, JobStatus.SUCCEEDED))
+    for _ in range(3):  # the first may be from before the connection was lost
+        touched_again()
+
+
 def test_worker_whose_acknowledgement_was_lost_takes_the_next_job(
     bench: Bench, workers: Workers
 ) -> None:
