@@ -105,15 +105,15 @@ def send_job(celery: Celery, job_id: str, device: str | None = None) -> None:
         )
 
 
-def count_messages(celery: Celery) -> int:
-    """How many messages no worker has taken yet, in all queues.
+def count_messages(celery: Celery) -> dict[Device | None, int]:
+    """How many messages no worker has taken yet, by the device that their jobs ask for.
 
     Raises:
         BrokerUnavailable: It does not answer.
     """
     with _unavailable(), celery.connection_for_write() as connection:
         client = connection.default_channel.client
-        return sum(int(client.llen(queue_of(device))) for device in DEVICES)
+        return {device: int(client.llen(queue_of(device))) for device in DEVICES}
 
 
 def publish_wakeup(celery: Celery, job_id: str) -> None:

@@ -15,7 +15,6 @@ from service import logs, queue
 from service.db.expiry import drop_expired
 from service.db.session import SessionFactory, for_writing, transaction
 from service.jobs import service as jobs
-from service.jobs.repository import JobRepository
 from service.settings import Settings
 from service.storage import make_store
 from worker.collect import make_collecting
@@ -53,29 +52,25 @@ class Reconciler:
     def resend(self) -> None:
         """Sends the messages of queued jobs that have none, or whose message seems lost.
 
-        While as many messages wait as jobs do, none of them can be lost, only late: without workers
-        the queue would otherwise grow with every round.
+        Queue by queue: in one that nobody takes from, messages of jobs that are over may lie.
 
         Raises:
             BrokerUnavailable: Nothing can be sent.
         """
-        messages = queue.count_messages(self._celery)
-        with transaction(self._sessions) as session:
-            rows = JobRepository.from_session(session)
-            nothing_lost = messages >= rows.count_due(rows.now())
-        with transaction(self._sessions) as session:
-            lost = jobs.jobs_to_resend(
-                session, self._settings.resend_seconds, only_unsent=nothing_lost
-            )
-        for position, (job_id, device) in enumerate(lost):
-            try:
-                queue.send_job(self._celery, job_id, device)
-            except queue.BrokerUnavailable:
-                with transaction(self._sessions) as session:
-                    for unsent, _ in lost[position:]:
-                        jobs.mark_unsent(session, unsent)
-                raise
-            log.info("job sent again", job_id=job_id)
+        for device, messages in queue.count_messages(self._celery).items():
+            with transaction(self._sessions) as session:
+                lost = jobs.jobs_to_resend(
+                    session, device, self._settings.resend_seconds, messages=messages
+                )
+            for position, job_id in enumerate(lost):
+                try:
+                    queue.send_job(self._celery, job_id, device)
+                except queue.BrokerUnavailable:
+                    with transaction(self._sessions) as session:
+                        for unsent in lost[position:]:
+                            jobs.mark_unsent(session, unsent)
+                    raise
+                log.info("job sent again", job_id=job_id)
 
     def drop_expired(self) -> None:
         """Deletes rows that have had their time."""

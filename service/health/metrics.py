@@ -81,7 +81,9 @@ class PlatformMetrics(Collector):
         self._services = services
         self._fleet = Reading("database", self._read_fleet)
         self._inventory = Reading("inventory", self._read_inventory, keep_seconds=KEEP_SECONDS)
-        self._messages = Reading("broker", lambda: queue.count_messages(services.queue))
+        self._messages = Reading(
+            "broker", lambda: sum(queue.count_messages(services.queue).values())
+        )
         self._store = Reading("store", self._ping_store, keep_seconds=KEEP_SECONDS)
 
     def describe(self) -> Iterable[Metric]:

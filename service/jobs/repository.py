@@ -137,17 +137,17 @@ class JobRepository(Repository):
         self._session.execute(delete(Job).where(Job.id == job_id))
         return keys
 
-    def count_due(self, now: datetime) -> int:
-        """Jobs of all tenants that wait for a worker."""
-        query = select(func.count()).where(Job.status == JobStatus.QUEUED, is_due(now))
+    def count_due(self, device: str | None, *, now: datetime) -> int:
+        """Jobs of all tenants that wait for a worker with a device."""
+        query = select(func.count()).where(
+            Job.status == JobStatus.QUEUED, is_due(now), _asks_for(device)
+        )
         return self._session.scalar(query) or 0
 
     def first_queued(self, device: str | None) -> str | None:
         """The job for a device that has waited longest, of whatever tenant; none: no job waits."""
-        same = Job.device.is_(None) if device is None else Job.device == device
-        return self._session.scalar(
-            select(func.min(Job.id)).where(Job.status == JobStatus.QUEUED, same)
-        )
+        query = select(func.min(Job.id)).where(Job.status == JobStatus.QUEUED, _asks_for(device))
+        return self._session.scalar(query)
 
     def worker_devices(self, *, since: datetime) -> set[str]:
         """Kinds of device of the workers that have reported since then."""
@@ -155,19 +155,19 @@ class JobRepository(Repository):
         return set(self._session.scalars(query))
 
     def queued_unsent(
-        self, *, since: datetime | None, now: datetime, limit: int
-    ) -> list[tuple[str, str | None]]:
-        """Queued jobs, oldest first, without a message since then; `since` None: without any.
+        self, device: str | None, *, since: datetime | None, now: datetime, limit: int
+    ) -> list[str]:
+        """Jobs that wait for a device, oldest first, and may run now.
 
-        Those that may run now, each with the device it asks for.
+        Without a message since then; `since` None: without any.
         """
         query = (
-            select(Job.id, Job.device)
-            .where(Job.status == JobStatus.QUEUED, is_due(now), _unsent(since))
+            select(Job.id)
+            .where(Job.status == JobStatus.QUEUED, is_due(now), _asks_for(device), _unsent(since))
             .order_by(Job.id)
             .limit(limit)
         )
-        return [(job_id, device) for job_id, device in self._session.execute(query)]
+        return list(self._session.scalars(query))
 
     def over_with_checkpoint(self, *, limit: int) -> list[str]:
         """Jobs that have ended and still have a checkpoint in the store."""
@@ -313,6 +313,10 @@ class JobRepository(Repository):
 def is_due(now: datetime) -> ColumnElement[bool]:
     """Whether a worker may take the job by now."""
     return Job.not_before.is_(None) | (Job.not_before <= now)
+
+
+def _asks_for(device: str | None) -> ColumnElement[bool]:
+    return Job.device.is_(None) if device is None else Job.device == device
 
 
 def _unsent(since: datetime | None) -> ColumnElement[bool]:

@@ -252,7 +252,7 @@ def _waits_for(
 
 
 def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Takes a queued job for a worker; None: another one has it, or it does not wait, or not yet."""
+    """Takes a queued job for a worker; None: it does not wait any more, or for its time."""
     jobs = JobRepository.from_session(session)
     now = jobs.now()
     job = _move(
@@ -546,28 +546,31 @@ def mark_sent(session: Session, job_id: str) -> None:
 
 
 def jobs_to_resend(
-    session: Session, resend_seconds: float, *, only_unsent: bool = False
-) -> list[tuple[str, str | None]]:
-    """Queued jobs whose message is lost or never went out, and the devices they ask for.
+    session: Session,
+    device: str | None,
+    resend_seconds: float,
+    *,
+    messages: int = 0,
+) -> list[str]:
+    """Jobs that wait for a device, and whose message is lost or never went out.
 
-    Each goes to one caller alone.
-
-    They are marked as sent: call `mark_unsent` if the broker does not take one.
+    Each goes to one caller alone. They are marked as sent: call `mark_unsent` if the broker does
+    not take one.
 
     Args:
         session: Of a transaction that is committed before the messages go out.
+        device: None: jobs that take any.
         resend_seconds: A message this old counts as lost.
-        only_unsent: Leaves out those that had a message once.
+        messages: How many lie in the queue of the device. While they are as many as the jobs, none
+            of them can be lost, only late: without workers the queue would otherwise grow with
+            every round.
     """
     jobs = JobRepository.from_session(session)
     now = jobs.now()
-    since = None if only_unsent else now - timedelta(seconds=resend_seconds)
-    found = jobs.queued_unsent(since=since, now=now, limit=BATCH)
-    return [
-        (job_id, device)
-        for job_id, device in found
-        if jobs.mark_sent(job_id, unless_since=since, now=now)
-    ]
+    none_lost = messages >= jobs.count_due(device, now=now)
+    since = None if none_lost else now - timedelta(seconds=resend_seconds)
+    found = jobs.queued_unsent(device, since=since, now=now, limit=BATCH)
+    return [job_id for job_id in found if jobs.mark_sent(job_id, unless_since=since, now=now)]
 
 
 def mark_unsent(session: Session, job_id: str) -> None:

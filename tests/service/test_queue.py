@@ -45,7 +45,7 @@ def test_sent_message_lies_at_the_broker(settings: Settings) -> None:
     producer = queue.make_producer(settings)
     queue.send_job(producer, "job_1")
     queue.send_job(producer, "job_2")
-    assert queue.count_messages(producer) == 2
+    assert sum(queue.count_messages(producer).values()) == 2
 
 
 def test_sending_without_a_broker_fails_at_once(without_broker: Settings) -> None:
@@ -77,7 +77,7 @@ def test_sending_works_again_once_the_broker_is_back(settings: Settings) -> None
         queue.send_job(producer, "job_2")
     with ValkeyServer(port=port, config={"save": ""}):
         queue.send_job(producer, "job_3")
-        assert queue.count_messages(producer) == 1
+        assert sum(queue.count_messages(producer).values()) == 1
 
 
 def test_wakeup_ends_the_wait(settings: Settings) -> None:
@@ -126,7 +126,7 @@ def test_jobs_wait_in_the_queue_of_the_device_they_ask_for(settings: Settings) -
     client = redis.Redis.from_url(settings.broker_url.get_secret_value())
     names = ["sanitizer.jobs", "sanitizer.jobs.cpu", "sanitizer.jobs.cuda"]
     assert [client.llen(name) for name in names] == [1, 1, 1]
-    assert queue.count_messages(producer) == 3
+    assert sum(queue.count_messages(producer).values()) == 3
     client.close()
 
 

@@ -38,7 +38,7 @@ class FaultyDatabase:
         """The next commit that adds a row of this kind is done, but seems to have failed."""
         self._loses = kind
 
-    def _on_begin(self, session: Session, *_: object) -> None:
+    def _on_begin(self, *_: object) -> None:
         if self._cut():
             self.refused += 1
             raise OperationalError("BEGIN", {}, Exception("connection refused"))

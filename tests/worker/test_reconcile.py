@@ -32,7 +32,7 @@ def _add_jobs(sessions: SessionFactory, count: int = 1) -> list[str]:
 
 
 def _messages(settings: Settings) -> int:
-    return queue.count_messages(queue.make_producer(settings))
+    return sum(queue.count_messages(queue.make_producer(settings)).values())
 
 
 def _lapse(sessions: SessionFactory, job_id: str) -> None:
@@ -69,6 +69,23 @@ def test_queue_does_not_grow_while_no_worker_takes_from_it(
     for _ in range(4):
         reconciler.run()
     assert _messages(settings) == 3
+
+
+def test_lost_message_is_sent_again_whatever_lies_in_the_queue_of_another_device(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    reconciler = _reconciler(settings.model_copy(update={"resend_seconds": 1e-6}), sessions)
+    with transaction(sessions) as session:
+        for_cuda = [add_job(session, device="cuda").id for _ in range(3)]
+    reconciler.run()
+    with transaction(sessions) as session:
+        for job_id in for_cuda:
+            jobs.request_cancel(session, job_id)
+    [lost] = _add_jobs(sessions)
+    with transaction(sessions) as session:
+        jobs.mark_sent(session, lost)
+    reconciler.run()
+    assert queue.count_messages(queue.make_producer(settings)) == {None: 1, "cpu": 0, "cuda": 3}
 
 
 def test_job_is_sent_once_the_broker_is_back(settings: Settings, sessions: SessionFactory) -> None:

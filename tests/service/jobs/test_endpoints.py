@@ -199,7 +199,7 @@ def test_submitted_job_is_answered_with_every_default_and_sent(
         },
     }
     assert answer.headers["location"] == path
-    assert count_messages(queue) == 1
+    assert sum(count_messages(queue).values()) == 1
     assert client.get(path).json() == body
 
 
@@ -496,7 +496,7 @@ class TestValidateOnly:
             },
         ]
         assert count_jobs(sessions) == 0
-        assert count_messages(queue) == 0
+        assert sum(count_messages(queue).values()) == 0
 
     def test_wrong_request_gets_the_problem_of_the_real_call(self, client: httpx.Client) -> None:
         body = job_body(client, model_id="model_x", validate_only=True)
@@ -543,7 +543,7 @@ class TestIdempotency:
         assert "idempotency-replayed" not in first.headers
         assert second.headers["idempotency-replayed"] == "true"
         assert count_jobs(sessions) == 1
-        assert count_messages(queue) == 1
+        assert sum(count_messages(queue).values()) == 1
 
     def test_spelled_out_defaults_make_no_difference(
         self, client: httpx.Client, sessions: SessionFactory
@@ -624,7 +624,7 @@ def test_retry_is_a_new_job_with_the_same_request(client: httpx.Client, queue: C
     assert (again["status"], again["retry_of_id"]) == ("queued", job["id"])
     assert again["request"] == job["request"]
     assert answer.headers["location"] == again["links"]["self"]
-    assert count_messages(queue) == 2
+    assert sum(count_messages(queue).values()) == 2
 
 
 def test_job_that_has_not_ended_badly_is_not_retried(client: httpx.Client) -> None:

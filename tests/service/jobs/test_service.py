@@ -601,7 +601,7 @@ def test_job_that_was_never_sent_is_sent_by_one_of_many_reconcilers(
 
     def resend(_number: int) -> None:
         with transaction(sessions) as session:
-            sent.extend(job_id for job_id, _ in jobs.jobs_to_resend(session, 60))
+            sent.extend(jobs.jobs_to_resend(session, None, 60))
 
     assert _at_once(4, resend) == []
     assert sorted(sent) == sorted(job_ids)
@@ -612,25 +612,25 @@ def test_job_is_sent_again_once_its_message_is_old(sessions: SessionFactory) -> 
     with transaction(sessions) as session:
         jobs.mark_sent(session, job_id)
     with transaction(sessions) as session:
-        assert jobs.jobs_to_resend(session, 60) == []
-        assert jobs.jobs_to_resend(session, -1, only_unsent=True) == []
-        assert jobs.jobs_to_resend(session, -1) == [(job_id, None)]
+        assert jobs.jobs_to_resend(session, None, 60) == []
+        assert jobs.jobs_to_resend(session, None, -1, messages=1) == []
+        assert jobs.jobs_to_resend(session, None, -1) == [job_id]
 
 
 def test_job_whose_message_was_not_taken_is_sent_again(sessions: SessionFactory) -> None:
     job_id = _new_job(sessions)
     with transaction(sessions) as session:
-        jobs.jobs_to_resend(session, 60)
+        jobs.jobs_to_resend(session, None, 60)
         jobs.mark_unsent(session, job_id)
     with transaction(sessions) as session:
-        assert jobs.jobs_to_resend(session, 60) == [(job_id, None)]
+        assert jobs.jobs_to_resend(session, None, 60) == [job_id]
 
 
 def test_running_job_is_not_sent(sessions: SessionFactory) -> None:
     job_id = _new_job(sessions)
     _claim(sessions, job_id)
     with transaction(sessions) as session:
-        assert jobs.jobs_to_resend(session, -1) == []
+        assert jobs.jobs_to_resend(session, None, -1) == []
 
 
 # --- Waiting -------------------------------------------------------------------------------------
@@ -684,11 +684,11 @@ def test_job_that_a_machine_failed_waits_before_it_is_sent_or_taken(
             f"{until.astimezone(UTC):%H:%M:%S} UTC."
         )
         with transaction(sessions) as session:
-            assert jobs.jobs_to_resend(session, 60) == []
+            assert jobs.jobs_to_resend(session, None, 60) == []
             assert jobs.claim(session, job_id, "w1", LEASE_SECONDS) is None
             session.get_one(Job, job_id).not_before = JobRepository.from_session(session).now()
         with transaction(sessions) as session:
-            assert jobs.jobs_to_resend(session, 60) == [(job_id, None)]
+            assert jobs.jobs_to_resend(session, None, 60) == [job_id]
     assert waits == pytest.approx([30, 60], abs=5)
     assert _claim(sessions, job_id).attempt == 3
     assert _job(sessions, job_id).not_before is None
