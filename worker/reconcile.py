@@ -43,11 +43,16 @@ class Reconciler:
 
     def take_back(self) -> None:
         """Takes jobs back from workers that fell silent."""
-        with transaction(self._sessions) as session:
-            taken = jobs.take_back_expired(session)
-        for job in taken:
-            log.warning("job taken back", job_id=job.id, attempt=job.attempt, status=job.status)
-            queue.publish_wakeup(self._celery, job.id)
+        taken = 0
+        while taken < jobs.BATCH:
+            with transaction(self._sessions) as session:  # one each: no lock is held for another
+                found = jobs.take_back_expired(session, limit=1)
+            if not found:
+                return
+            for job in found:
+                taken += 1
+                log.warning("job taken back", job_id=job.id, attempt=job.attempt, status=job.status)
+                queue.publish_wakeup(self._celery, job.id)
 
     def resend(self) -> None:
         """Sends the messages of queued jobs that have none, or whose message seems lost.

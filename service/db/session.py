@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -21,6 +21,17 @@ _POSTGRESQL = {
     "keepalives_count": 3,
 }
 """Of libpq: seconds, but for `tcp_user_timeout`, which is in milliseconds."""
+_POSTGRESQL_SESSION = {
+    # The server's end of the same: what a host that was cut off has locked is free again soon.
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+    # Whoever waits for such a lock meanwhile is told so, and tries again.
+    "lock_timeout": "10s",
+}
+"""Of the server, for our sessions; `options` in the URL go before them."""
 
 
 def make_engine(url: str) -> Engine:
@@ -30,7 +41,10 @@ def make_engine(url: str) -> Engine:
         # Threads of one process share a pool; a writer waits for another one up to this long.
         options["connect_args"] = {"timeout": 30, "check_same_thread": False}
     else:
-        options["connect_args"] = _POSTGRESQL
+        settings = [f"-c {name}={value}" for name, value in _POSTGRESQL_SESSION.items()]
+        wanted = make_url(url).query.get("options", "")
+        more = [wanted] if isinstance(wanted, str) else wanted
+        options["connect_args"] = {**_POSTGRESQL, "options": " ".join([*settings, *more])}
     engine = create_engine(url, **options)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)

@@ -178,7 +178,11 @@ class JobRepository(Repository):
         return list(self._session.scalars(query.order_by(Job.id).limit(limit)))
 
     def leases_ended(self, *, before: datetime, limit: int) -> list[tuple[str, int]]:
-        """Ids and attempts of jobs whose worker has been silent since then."""
+        """Ids and attempts of jobs whose worker has been silent since then.
+
+        Their rows are locked. Those that somebody else has locked are left out: it may be a worker
+        that was cut off in the middle of a write.
+        """
         query = (
             select(Job.id, Job.attempt)
             .where(
@@ -187,6 +191,7 @@ class JobRepository(Repository):
             )
             .order_by(Job.id)
             .limit(limit)
+            .with_for_update(skip_locked=True)
         )
         return [(job_id, attempt) for job_id, attempt in self._session.execute(query)]
 

@@ -579,16 +579,16 @@ def mark_unsent(session: Session, job_id: str) -> None:
     jobs.touch_if(job_id, Job.status == JobStatus.QUEUED, sent_at=None)
 
 
-def take_back_expired(session: Session) -> list[Job]:
-    """Takes jobs back whose worker has been silent for longer than its lease.
+def take_back_expired(session: Session, limit: int = BATCH) -> list[Job]:
+    """Takes jobs back whose worker has been silent for longer than its lease, at most `limit`.
 
     `running` becomes `queued` while tries are left, else `failed` (`worker_lost`); `cancelling`
-    becomes `cancelled`.
+    becomes `cancelled`. A job whose row is locked is left out.
     """
     jobs = JobRepository.from_session(session)
     now = jobs.now()
     taken = []
-    for job_id, attempt in jobs.leases_ended(before=now, limit=BATCH):
+    for job_id, attempt in jobs.leases_ended(before=now, limit=limit):
         lapsed = (Job.attempt == attempt, Job.lease_expires_at < now)
         job = (
             _move(
@@ -618,8 +618,8 @@ def take_back_expired(session: Session) -> list[Job]:
                 conditions=lapsed,
                 error_code="worker_lost",
                 error_message=(
-                    f"The worker fell silent in each of {attempt} attempts. Ask the operator what "
-                    "stops the workers (memory, most often), then retry the job."
+                    f"The worker fell silent in attempt {attempt}, which was the last one. Ask the "
+                    "operator what stops the workers (memory, most often), then retry the job."
                 ),
                 error_data={"attempts": attempt},
                 finished_at=now,

@@ -17,8 +17,8 @@ from service.db.session import SessionFactory, transaction
 from service.db.tables import IdempotencyRecord, Job, JobStatus, WorkerRecord
 from service.jobs import service as jobs
 from service.settings import Settings
-from tests.builders import add_job, add_tenant
-from tests.databases import every_database
+from tests.builders import add_job, add_tenant, make_stage_event
+from tests.databases import every_database, on_postgresql
 from worker.reconcile import Reconciler
 
 
@@ -108,6 +108,25 @@ def test_job_of_a_silent_worker_is_queued_and_sent(
     with transaction(sessions) as session:
         assert session.get_one(Job, job_id).status == JobStatus.QUEUED
     assert _messages(settings) == 1
+
+
+@on_postgresql
+def test_row_that_a_cut_off_host_has_locked_does_not_keep_others_from_being_taken_back(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    locked, free = _add_jobs(sessions, 2)
+    with transaction(sessions) as session:
+        claim = jobs.claim(session, locked, "w1", lease_seconds=-1)
+    assert claim is not None
+    _lapse(sessions, free)
+    with transaction(sessions) as cut_off:
+        jobs.append_events(cut_off, claim, [make_stage_event()])
+        _reconciler(settings, sessions).take_back()
+        with transaction(sessions) as session:
+            assert session.get_one(Job, free).status == JobStatus.QUEUED
+    _reconciler(settings, sessions).take_back()
+    with transaction(sessions) as session:
+        assert session.get_one(Job, locked).status == JobStatus.QUEUED
 
 
 def test_leases_are_taken_back_without_a_broker(

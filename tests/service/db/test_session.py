@@ -1,17 +1,18 @@
 """Transactions, with real races on SQLite and PostgreSQL."""
 
 import threading
+import time
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
-from service.db.session import SessionFactory, transaction
+from service.db.repository import DATABASE_AWAY
+from service.db.session import SessionFactory, make_engine, transaction
 from service.db.tables import Tenant
-from tests.databases import every_database
-
-pytestmark = every_database
+from tests.databases import every_database, on_postgresql
 
 
+@every_database
 def test_block_that_raises_is_rolled_back(sessions: SessionFactory) -> None:
     def add_and_fail() -> None:
         with transaction(sessions) as session:
@@ -25,6 +26,7 @@ def test_block_that_raises_is_rolled_back(sessions: SessionFactory) -> None:
         assert session.query(Tenant).all() == []
 
 
+@every_database
 def test_transactions_that_read_first_and_write_later_wait_for_each_other(
     sessions: SessionFactory,
 ) -> None:
@@ -47,3 +49,26 @@ def test_transactions_that_read_first_and_write_later_wait_for_each_other(
     assert errors == []
     with transaction(sessions) as session:
         assert session.query(Tenant).count() == 40
+
+
+@on_postgresql
+def test_server_ends_a_transaction_that_stands_still_and_it_counts_as_away(
+    database_url: str,
+) -> None:
+    shorter = "-c idle_in_transaction_session_timeout=50ms"
+    engine = make_engine(f"{database_url}{'&' if '?' in database_url else '?'}options={shorter}")
+    with pytest.raises(DATABASE_AWAY), engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        time.sleep(0.3)
+        connection.execute(text("SELECT 1"))
+    engine.dispose()
+
+
+@on_postgresql
+def test_session_waits_for_no_lock_for_long(sessions: SessionFactory) -> None:
+    with transaction(sessions) as session:
+        limits = [
+            session.scalar(text(f"SHOW {name}"))
+            for name in ("lock_timeout", "idle_in_transaction_session_timeout")
+        ]
+    assert limits == ["10s", "30s"]
