@@ -4,8 +4,10 @@ Runs in a thread of every worker; `python -m worker.reconcile` runs it alone. An
 once: each step is decided by a conditional UPDATE.
 """
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -13,6 +15,7 @@ from celery import Celery
 
 from service import logs, queue
 from service.db.expiry import drop_expired
+from service.db.repository import DATABASE_AWAY
 from service.db.session import SessionFactory, for_writing, transaction
 from service.jobs import service as jobs
 from service.settings import Settings
@@ -30,6 +33,7 @@ class Reconciler:
         self._settings = settings
         self._sessions = sessions
         self._celery = celery
+        self._away_at = -math.inf  # the last time that the database was, of the monotonic clock
 
     def run(self) -> None:
         """Does every repair; one that fails does not keep the others from being done."""
@@ -38,11 +42,27 @@ class Reconciler:
                 repair()
             except queue.BrokerUnavailable as error:
                 log.warning("broker down, messages wait", reason=str(error))
+            except DATABASE_AWAY as error:
+                log.warning("database down, repairs wait", reason=str(error))
             except Exception:
                 log.exception("a repair failed, tried again later", repair=repair.__name__)
 
     def take_back(self) -> None:
-        """Takes jobs back from workers that fell silent."""
+        """Takes jobs back from workers that fell silent.
+
+        While the database was away none could renew its lease: for one lease after that all may.
+        """
+        try:
+            if time.monotonic() - self._away_at < self._settings.lease_seconds:
+                with transaction(self._sessions) as session:
+                    session.connection()
+            else:
+                self._take_back()
+        except DATABASE_AWAY:
+            self._away_at = time.monotonic()
+            raise
+
+    def _take_back(self) -> None:
         taken = 0
         while taken < jobs.BATCH:
             with transaction(self._sessions) as session:  # one each: no lock is held for another

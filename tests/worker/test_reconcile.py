@@ -19,6 +19,7 @@ from service.jobs import service as jobs
 from service.settings import Settings
 from tests.builders import add_job, add_tenant, make_stage_event
 from tests.databases import every_database, on_postgresql
+from tests.worker.faulty_database import FaultyDatabase
 from worker.reconcile import Reconciler
 
 
@@ -127,6 +128,27 @@ def test_row_that_a_cut_off_host_has_locked_does_not_keep_others_from_being_take
     _reconciler(settings, sessions).take_back()
     with transaction(sessions) as session:
         assert session.get_one(Job, locked).status == JobStatus.QUEUED
+
+
+def test_leases_that_ran_out_while_the_database_was_away_may_be_renewed_first(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    [job_id] = _add_jobs(sessions)
+    _lapse(sessions, job_id)
+    database = FaultyDatabase(sessions)
+    reconciler = _reconciler(settings.model_copy(update={"lease_seconds": 0.5}), database.sessions)
+
+    def status_after_a_round() -> str:
+        reconciler.run()
+        with transaction(sessions) as session:
+            return session.get_one(Job, job_id).status
+
+    database.cut()
+    assert status_after_a_round() == JobStatus.RUNNING
+    database.mend()
+    assert status_after_a_round() == JobStatus.RUNNING
+    time.sleep(0.6)
+    assert status_after_a_round() == JobStatus.QUEUED
 
 
 def test_leases_are_taken_back_without_a_broker(
