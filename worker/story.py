@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import structlog
+from sqlalchemy.orm import Session
 
 from sanitizer.events import ErrorEvent, Event, ProgressEvent, ResultEvent
 from service.db.repository import DATABASE_AWAY
@@ -17,6 +18,8 @@ MIN_PROGRESS = 0.005
 MAX_PROGRESS_SECONDS = 10.0
 """unless the last one is this old."""
 MAX_PENDING = 5_000
+PAUSE_SECONDS = 2.0
+"""Between two tries while the database is away."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,16 +51,12 @@ class Story:
         self._pending: list[Event] = []
         self._told_fraction = -1.0
         self._told_at = 0.0
+        self._next_try_at = 0.0
 
     @property
     def room(self) -> int:
         """How many events may be added before the next `write`."""
         return MAX_PENDING - len(self._pending)
-
-    @property
-    def is_written(self) -> bool:
-        """Whether nothing waits."""
-        return not self._pending
 
     def add(self, events: Iterable[Event]) -> None:
         """Takes events in. Of progress that comes in a row the last one stays."""
@@ -78,7 +77,9 @@ class Story:
 
     def write(self) -> None:
         """Writes what has come, in one transaction; what fails is kept for the next time."""
-        batch = [event for event in self._pending if self._is_worth_a_row(event)]
+        if time.monotonic() < self._next_try_at:
+            return
+        batch = self._batch()
         if not batch:
             self._pending.clear()
             return
@@ -91,6 +92,7 @@ class Story:
             return
         except DATABASE_AWAY as error:
             log.warning("events wait for the database", events=len(batch), reason=str(error))
+            self._next_try_at = time.monotonic() + PAUSE_SECONDS
             return
         self._pending.clear()
         for event in batch:
@@ -98,6 +100,19 @@ class Story:
                 self._told_fraction, self._told_at = event.fraction, time.monotonic()
         self._on_state(state)
         self._wake(self._claim.job_id)
+
+    def write_rest(self, session: Session) -> None:
+        """Adds what still waits to the transaction that tells how the attempt ended.
+
+        Raises:
+            LeaseLost: The job is no longer the worker's.
+        """
+        batch = self._batch()
+        if batch:
+            jobs.append_events(session, self._claim, batch)
+
+    def _batch(self) -> list[Event]:
+        return [event for event in self._pending if self._is_worth_a_row(event)]
 
     def _is_worth_a_row(self, event: Event) -> bool:
         if not isinstance(event, ProgressEvent):

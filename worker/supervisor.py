@@ -50,6 +50,8 @@ AWAY_LEASES = 5
 """How many leases long a store or a database that is away is waited for."""
 SETTLE_SECONDS = 2.0
 """Between two tries to write how a job ended, while the database is away."""
+LAST_TRIES_SECONDS = 15.0
+"""How long a worker that is told to stop tries so."""
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "TZ")
 """What the child sees of this process's environment."""
 
@@ -108,6 +110,13 @@ class _Attempt:
         self._settings = supervisor.settings
         self._claim = claim
         self._lease = LeaseKeeper(supervisor.sessions, claim, supervisor.settings.heartbeat_seconds)
+        self._story = Story(
+            supervisor.sessions,
+            claim,
+            on_state=self._lease.note,
+            wake=supervisor.wake,
+            observers=supervisor.observers,
+        )
 
     def run(self) -> Outcome:
         with self._lease:
@@ -165,13 +174,7 @@ class _Attempt:
         )
 
     def _follow(self, folder: JobFolder, slot: Slot) -> Outcome:
-        story = Story(
-            self._at.sessions,
-            self._claim,
-            on_state=self._lease.note,
-            wake=self._at.wake,
-            observers=self._at.observers,
-        )
+        story = self._story
         keeper = checkpoints.CheckpointKeeper(
             self._at.store,
             self._at.sessions,
@@ -249,24 +252,25 @@ class _Attempt:
         return None
 
     def _hear_out(self, child: Child, story: Story) -> None:
-        """Takes in what the exited child still had to say."""
+        """Takes in what the exited child still had to say, whether it can be written or not."""
         child.kill()  # descendants that it left would hold its pipes open
         deadline = time.monotonic() + LAST_WORD_SECONDS
         while time.monotonic() < deadline and not self._lease.lost:
             heard = child.is_heard
-            events = child.take_events(story.room)
+            events = child.take_events()
             story.add(events)
-            story.write()
-            if not heard and not events and story.is_written:
-                return
             if not events:
+                if not heard:
+                    break
                 time.sleep(0.01)
+        story.write()  # what fails goes with the end of the attempt
 
     # --- The last write --------------------------------------------------------------------------
 
     def _settle(self, outcome: Outcome) -> Outcome:
         """Writes how the attempt ended; waits for the database as long as that makes sense."""
-        deadline = time.monotonic() + AWAY_LEASES * self._settings.lease_seconds
+        last = time.monotonic() + AWAY_LEASES * self._settings.lease_seconds
+        is_hurried = False
         while True:
             try:
                 with transaction(self._at.sessions) as session:
@@ -275,10 +279,17 @@ class _Attempt:
                 return outcome
             except DATABASE_AWAY as error:
                 log.warning("the end of the job waits for the database", reason=str(error))
-                if time.monotonic() >= deadline or self._at.stopping.wait(SETTLE_SECONDS):
+                if self._at.stopping.is_set() and not is_hurried:
+                    is_hurried = True
+                    last = min(last, time.monotonic() + LAST_TRIES_SECONDS)
+                if time.monotonic() >= last:
                     # The lease runs out, and reconcile takes the job back. Files stay: a commit
                     # whose answer was lost may name them; if none does, they are collected.
                     return Lost()
+                if is_hurried:
+                    time.sleep(SETTLE_SECONDS)
+                else:
+                    self._at.stopping.wait(SETTLE_SECONDS)
             except LeaseLost:
                 log.warning("the job is somebody else's by now: this attempt's work is dropped")
                 self._forget(outcome)
@@ -290,14 +301,22 @@ class _Attempt:
                 outcome = Failed(bad_result(str(error)).event)
 
     def _write(self, session: Session, outcome: Outcome) -> None:
+        if isinstance(outcome, Lost):
+            return
+        try:
+            self._story.write_rest(session)
+            self._write_end(session, outcome)
+        except LeaseLost:
+            # By an earlier try of this very write, whose answer was lost?
+            if not (isinstance(outcome, Succeeded) and jobs.is_kept(session, outcome.artifacts)):
+                raise
+
+    def _write_end(
+        self, session: Session, outcome: Succeeded | Failed | Cancelled | Released
+    ) -> None:
         match outcome:
             case Succeeded(report, artifacts):
-                try:
-                    jobs.succeed(session, self._claim, report, artifacts)
-                except LeaseLost:
-                    # By an earlier try of this very write, whose answer was lost?
-                    if not jobs.is_kept(session, artifacts):
-                        raise
+                jobs.succeed(session, self._claim, report, artifacts)
             case Failed(error):
                 retry = self._settings.retry_seconds
                 jobs.fail(session, self._claim, error, retry_seconds=retry)
@@ -305,8 +324,6 @@ class _Attempt:
                 jobs.finish_cancelled(session, self._claim)
             case Released():
                 jobs.release(session, self._claim, "The worker was stopped.")
-            case Lost():
-                pass
 
     def _forget(self, outcome: Outcome) -> None:
         if isinstance(outcome, Succeeded):

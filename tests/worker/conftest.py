@@ -34,11 +34,16 @@ def child_command(behaviour: str) -> tuple[str, ...]:
 
 
 class Bench:
-    """One job with its files in the store, and a supervisor to run it."""
+    """One job with its files in the store, and a supervisor to run it.
+
+    Attributes:
+        worker_sessions: The supervisor's way to the database; the same as the test's at first.
+    """
 
     def __init__(self, settings: Settings, sessions: SessionFactory) -> None:
         self.settings = settings
         self.sessions = sessions
+        self.worker_sessions = sessions
         self.store: ObjectStore = make_store(settings)
         self.stopping = threading.Event()
         self.woken: list[str] = []
@@ -86,7 +91,7 @@ class Bench:
         )
         return Supervisor(
             settings,
-            self.sessions,
+            self.worker_sessions,
             self.store,
             Slots(settings.slots, Device.CPU, []),
             self.stopping,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -473,8 +474,8 @@ def test_result_whose_commit_went_unanswered_keeps_its_files(bench: Bench, tmp_p
     job_id = bench.add_job()
     database = FaultyDatabase(bench.sessions)
     database.lose_the_answer(Artifact)
-    supervisor = replace(bench.supervisor("succeed"), sessions=database.sessions)
-    assert isinstance(supervisor.run(bench.claim(job_id)), Succeeded)
+    bench.worker_sessions = database.sessions
+    assert isinstance(bench.run(job_id, "succeed"), Succeeded)
     assert _model_content(bench, job_id, tmp_path) == b"suspect weights"
     assert _stored_files(bench) == 2
     assert not bench.folder(job_id).exists()
@@ -488,10 +489,44 @@ def test_result_that_cannot_be_written_leaves_its_files_to_the_collector(
     job_id = bench.add_job()
     database = FaultyDatabase(bench.sessions)
     database.cut(lambda: _stored_files(bench) == 2)
-    supervisor = bench.supervisor("succeed", lease_seconds=0.1)
-    outcome = replace(supervisor, sessions=database.sessions).run(bench.claim(job_id))
-    assert isinstance(outcome, Lost)
+    bench.worker_sessions = database.sessions
+    assert isinstance(bench.run(job_id, "succeed", lease_seconds=0.1), Lost)
     assert _stored_files(bench) == 2
+
+
+def test_events_that_the_database_missed_are_written_with_the_end(bench: Bench) -> None:
+    job_id = bench.add_job()
+    database = FaultyDatabase(bench.sessions)
+    database.cut(lambda: (bench.folder(job_id) / "out").exists() and _stored_files(bench) < 2)
+    bench.worker_sessions = database.sessions
+    assert isinstance(bench.run(job_id, "succeed"), Succeeded)
+    assert database.refused
+    with transaction(bench.sessions) as session:
+        told = [event.type for event in session.query(JobEvent).order_by(JobEvent.sequence)]
+        assert session.query(JobMetric).count() == 1
+    assert told == [
+        *("status", "status", "stage", "progress", "stage", "metric", "progress"),
+        *("result", "status"),
+    ]
+
+
+def test_stopping_worker_tries_for_a_while_to_give_its_job_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.supervisor.SETTLE_SECONDS", 0.1)
+    job_id = bench.add_job()
+    database = FaultyDatabase(bench.sessions)
+
+    def cut_and_stop() -> None:
+        until = time.monotonic() + 1
+        database.cut(lambda: time.monotonic() < until)
+        bench.stopping.set()
+
+    bench.worker_sessions = database.sessions
+    outcome = bench.run_until(job_id, "wait", lambda: _started(bench, job_id), cut_and_stop)
+    assert isinstance(outcome, Released)
+    assert database.refused
+    assert bench.job(job_id).status == JobStatus.QUEUED
 
 
 def test_folder_that_is_in_use_makes_the_job_wait_for_another_try(bench: Bench) -> None:
