@@ -15,7 +15,7 @@ from sanitizer.errors import Fault
 from sanitizer.events import Artifact as NamedFile
 from sanitizer.report.model import ArtifactKind, Report
 from service.db.base import new_id
-from service.jobs.service import StoredArtifact
+from service.jobs.service import StoredArtifact, storable
 from service.storage import ObjectStore, StorageError
 from service.storage.regular import open_regular
 from worker.outcomes import RunFailed, Succeeded, bad_result
@@ -87,7 +87,7 @@ def _store(
         id=artifact_id,
         name=file.name,
         kind=file.kind,
-        media_type=file.media_type[:100],
+        media_type=storable(file.media_type)[:100],
         bytes=put.bytes,
         sha256=put.sha256,
         storage_key=key,

@@ -111,6 +111,10 @@ class Story:
         if batch:
             jobs.append_events(session, self._claim, batch)
 
+    def forget(self) -> None:
+        """Drops what waits."""
+        self._pending.clear()
+
     def _batch(self) -> list[Event]:
         return [event for event in self._pending if self._is_worth_a_row(event)]
 

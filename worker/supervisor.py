@@ -270,13 +270,11 @@ class _Attempt:
     def _settle(self, outcome: Outcome) -> Outcome:
         """Writes how the attempt ended; waits for the database as long as that makes sense."""
         last = time.monotonic() + AWAY_LEASES * self._settings.lease_seconds
-        is_hurried = False
+        is_hurried = is_refused = False
         while True:
             try:
                 with transaction(self._at.sessions) as session:
                     self._write(session, outcome)
-                self._at.wake(self._claim.job_id)
-                return outcome
             except DATABASE_AWAY as error:
                 log.warning("the end of the job waits for the database", reason=str(error))
                 if self._at.stopping.is_set() and not is_hurried:
@@ -294,11 +292,21 @@ class _Attempt:
                 log.warning("the job is somebody else's by now: this attempt's work is dropped")
                 self._forget(outcome)
                 return Lost()
-            except ValueError as error:
-                if not isinstance(outcome, Succeeded):
+            except Exception as error:
+                if is_refused:
                     raise
+                # Tried again it would be refused again, and the job run for nothing.
+                log.warning("the end of the job cannot be written as it is", exc_info=True)
+                is_refused = True
                 self._forget(outcome)
-                outcome = Failed(bad_result(str(error)).event)
+                if isinstance(outcome, Succeeded) and isinstance(error, ValueError):
+                    outcome = Failed(bad_result(str(error)).event)
+                else:
+                    self._story.forget()
+                    outcome = Failed(event_of_fault(error))
+            else:
+                self._at.wake(self._claim.job_id)
+                return outcome
 
     def _write(self, session: Session, outcome: Outcome) -> None:
         if isinstance(outcome, Lost):

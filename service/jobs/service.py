@@ -748,7 +748,7 @@ def _add_result(session: Session, job: Job, artifact: StoredArtifact, report: Re
         storage_key=artifact.storage_key,
         options={
             **source.options,
-            "architecture": report.model.architecture,
+            "architecture": storable(report.model.architecture),
             "input_size": list(report.model.input_size),
         },
         metadata_=dict(source.metadata_),
@@ -769,7 +769,7 @@ def _keep_cost(session: Session, job: Job, report: Report) -> None:
             job_id=job.id,
             tenant_id=job.tenant_id,
             device=measured.workload.device,
-            architecture=storable(measured.workload.architecture),
+            architecture=storable(measured.workload.architecture)[:80],
             model_sha256=session.get_one(Model, job.model_id).sha256,
             measured=storable(measured.model_dump(mode="json")),
         )

@@ -241,6 +241,18 @@ def show_spec() -> None:
 
 
 @behaviour
+def tell_of_an_epoch_that_no_column_holds() -> None:
+    emit(MetricEvent(stage=Stage.TEACHER, epoch=1 << 40, values={"loss": 0.5}))
+    emit(ResultEvent(artifacts=write_result()))
+
+
+@behaviour
+def name_a_media_type_that_no_column_holds() -> None:
+    model, report = write_result()
+    emit(ResultEvent(artifacts=[model, report.model_copy(update={"media_type": "a\0b"})]))
+
+
+@behaviour
 def name_other_bytes() -> None:
     files = write_result()
     (OUT / "model.pt").write_bytes(b"changed")

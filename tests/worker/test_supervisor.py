@@ -15,7 +15,7 @@ from service.db.session import transaction
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Model
 from service.jobs import service as jobs
 from service.jobs.service import Claim
-from tests.databases import every_database
+from tests.databases import every_database, on_postgresql
 from tests.worker.conftest import Bench
 from tests.worker.faulty_database import FaultyDatabase
 from tests.worker.faulty_store import FaultyStore
@@ -302,6 +302,22 @@ def test_result_that_is_none_is_refused_and_leaves_nothing_in_the_store(
     assert re.search(reason, outcome.error.message)
     assert bench.job(job_id).status == JobStatus.FAILED
     assert _stored_files(bench) == 0
+
+
+@on_postgresql
+def test_story_that_the_database_refuses_fails_the_attempt(bench: Bench) -> None:
+    job_id = bench.add_job(max_attempts=1)
+    outcome = bench.run(job_id, "tell_of_an_epoch_that_no_column_holds")
+    assert isinstance(outcome, Failed)
+    job = bench.job(job_id)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "internal_error")
+    assert _stored_files(bench) == 0
+
+
+@every_database
+def test_characters_that_no_column_holds_are_replaced(bench: Bench) -> None:
+    job_id = bench.add_job()
+    assert isinstance(bench.run(job_id, "name_a_media_type_that_no_column_holds"), Succeeded)
 
 
 def test_file_that_is_gone_from_the_store_fails_the_job(bench: Bench) -> None:
