@@ -60,7 +60,7 @@ class Inputs:
         folder.clear_out()
         check()
         model_path = folder.input / "model"
-        self._fetch(model.storage_key, model_path, model.sha256, f"The model {model.filename}")
+        self._fetch(model, model_path, f"The model {model.filename}")
         paths = {}
         for number, dataset in enumerate(datasets.values()):
             check()
@@ -89,25 +89,37 @@ class Inputs:
     def _place(self, dataset: Dataset, path: Path) -> Path:
         """Where a data set lies on this machine, fetched there if need be."""
         if dataset.reference is None:
-            self._fetch(dataset.storage_key, path, dataset.sha256, f"The data set {dataset.name}")
+            self._fetch(dataset, path, f"The data set {dataset.name}")
             return path
         try:
             return references.resolve(dataset.reference, self._roots)
         except references.ReferenceRefused as error:
+            # The service took it: what differs here is the settings, or a share is not mounted.
             raise RunFailed(
-                "reference_refused", Fault.INPUT, str(error), reference=error.uri
+                "reference_refused",
+                Fault.INPUT if dataset.deleted_at else Fault.MACHINE,
+                str(error),
+                reference=error.uri,
             ) from error
 
-    def _fetch(self, key: str | None, path: Path, sha256: str | None, what: str) -> None:
+    def _fetch(self, row: Model | Dataset, path: Path, what: str) -> None:
+        key = row.storage_key
         if key is None:
             raise RunFailed("file_gone", Fault.INPUT, f"{what} has no file.")
         try:
-            self._patience.of(lambda: self._store.fetch(key, path, sha256=sha256))
+            self._patience.of(lambda: self._store.fetch(key, path, sha256=row.sha256))
         except ObjectMissing as error:
+            if row.deleted_at is None:
+                raise RunFailed(
+                    "file_gone",
+                    Fault.MACHINE,
+                    f"{what} is not in the store, as this worker sees it. Ask the operator whether "
+                    "it was lost, or the store is not the one that the service writes to.",
+                ) from error
             raise RunFailed(
                 "file_gone",
                 Fault.INPUT,
-                f"{what} is no longer in the store. Upload it again and submit a new job.",
+                f"{what} was deleted. Upload it again and submit a new job.",
             ) from error
         except ContentDiffers as error:
             raise RunFailed(

@@ -320,13 +320,22 @@ def test_characters_that_no_column_holds_are_replaced(bench: Bench) -> None:
     assert isinstance(bench.run(job_id, "name_a_media_type_that_no_column_holds"), Succeeded)
 
 
-def test_file_that_is_gone_from_the_store_fails_the_job(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("is_deleted", "status"), [(True, JobStatus.FAILED), (False, JobStatus.QUEUED)]
+)
+def test_file_that_is_not_in_the_store_is_the_fault_of_whoever_deleted_it(
+    bench: Bench, is_deleted: bool, status: JobStatus
+) -> None:
+    """Of the machine, if nobody did: another worker may see it."""
     job_id = bench.add_job()
     with transaction(bench.sessions) as session:
-        bench.store.delete(session.query(Model).one().storage_key)
-    bench.run(job_id, "succeed")
-    job = bench.job(job_id)
-    assert (job.status, job.error_code) == (JobStatus.FAILED, "file_gone")
+        model = session.query(Model).one()
+        bench.store.delete(model.storage_key)
+        model.deleted_at = utc_now() if is_deleted else None
+    outcome = bench.run(job_id, "succeed")
+    assert isinstance(outcome, Failed)
+    assert outcome.error.code == "file_gone"
+    assert bench.job(job_id).status == status
 
 
 def test_file_that_changed_in_the_store_is_not_run(bench: Bench) -> None:
@@ -338,9 +347,17 @@ def test_file_that_changed_in_the_store_is_not_run(bench: Bench) -> None:
 
 
 def test_reference_outside_the_roots_is_refused_by_the_worker_too(bench: Bench) -> None:
-    job_id = bench.add_job(reference="file:///etc/hostname")
+    job_id = bench.add_job(reference="file:///etc/hostname", max_attempts=1)
     bench.run(job_id, "succeed")
     assert bench.job(job_id).error_code == "reference_refused"
+
+
+def test_share_that_is_not_mounted_here_may_be_on_another_worker(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = bench.add_job(reference=f"file://{tmp_path}/data/clean.npz")
+    bench.run(job_id, "succeed", reference_roots=(tmp_path / "data",))
+    assert bench.job(job_id).status == JobStatus.QUEUED
 
 
 def test_reference_inside_a_root_is_used_where_it_lies(bench: Bench, tmp_path: Path) -> None:
