@@ -17,6 +17,7 @@ from service.jobs import service as jobs
 from service.jobs.service import Claim, LeaseLost, StoredCheckpoint
 from service.storage import ObjectStore, StorageError
 from worker.folders import JobFolder
+from worker.patience import Patience
 from worker.periodic import Periodic
 
 FILE_NAME = "checkpoint.pt"
@@ -25,27 +26,34 @@ FILE_NAME = "checkpoint.pt"
 log = structlog.get_logger(__name__)
 
 
-def bring(store: ObjectStore, folder: JobFolder, claim: Claim) -> bool:
+def bring(store: ObjectStore, folder: JobFolder, claim: Claim, patience: Patience) -> bool:
     """Brings the stored checkpoint to the job's folder, unless a newer one lies there.
 
     A folder whose last attempt was the one before this claim has the newest there is. A checkpoint
-    that cannot be had is no reason to fail: the run begins with what there is.
+    that cannot be had is no reason to fail: the run begins with what there is. If it is cut short
+    before it has stored one of its own, the next attempt looks for this one again.
+
+    Args:
+        patience: With a store that does not answer.
 
     Returns:
         Whether one was brought.
     """
     here = folder.last_attempt
-    folder.last_attempt = claim.attempt
     if claim.checkpoint is None or here == claim.attempt - 1:
+        folder.last_attempt = claim.attempt
         return False
+    folder.last_attempt = None
+    stored = claim.checkpoint
     # Not into `work` at once: a child writes there, and might have left a link to write through.
     arrived = folder.path / FILE_NAME
     try:
-        store.fetch(claim.checkpoint.storage_key, arrived, sha256=claim.checkpoint.sha256)
+        patience.of(lambda: store.fetch(stored.storage_key, arrived, sha256=stored.sha256))
         arrived.replace(folder.work / FILE_NAME)
     except StorageError as error:
         log.warning("the checkpoint cannot be had", reason=str(error))
         return False
+    folder.last_attempt = claim.attempt
     log.info("the run goes on from a checkpoint in the store", attempt_before=claim.attempt - 1)
     return True
 

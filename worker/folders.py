@@ -67,8 +67,12 @@ class JobFolder:
             return None
 
     @last_attempt.setter
-    def last_attempt(self, number: int) -> None:
-        (self.path / "attempt").write_text(f"{number}\n", encoding="ascii")
+    def last_attempt(self, number: int | None) -> None:
+        path = self.path / "attempt"
+        if number is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(f"{number}\n", encoding="ascii")
 
     def clear_out(self) -> None:
         """Removes what an attempt that was cut short has left."""

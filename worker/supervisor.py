@@ -145,7 +145,7 @@ class _Attempt:
                 ) as slot,
             ):
                 spec = self._prepare(folder)
-                checkpoints.bring(self._at.store, folder, self._claim)
+                checkpoints.bring(self._at.store, folder, self._claim, self._patience())
                 self._check()
                 if spec.device is Device.CPU:
                     # The job's own wish: it sees no CUDA device and gets the limit on memory.

@@ -8,8 +8,9 @@ from service.db.session import transaction
 from service.db.tables import Job, Model
 from service.jobs import service as jobs
 from tests.worker.conftest import Bench
+from tests.worker.faulty_store import FaultyStore
 from worker import checkpoints
-from worker.outcomes import Lost, Released, Succeeded
+from worker.outcomes import Failed, Lost, Released, Succeeded
 
 
 def _kept(bench: Bench, job_id: str) -> Callable[[], bool]:
@@ -121,6 +122,24 @@ def test_run_begins_anew_where_the_store_has_lost_the_checkpoint(
     elsewhere = tmp_path / "other-host"
     elsewhere.mkdir()
     assert isinstance(bench.run(job_id, "succeed", work_dir=elsewhere), Succeeded)
+
+
+def test_checkpoint_that_could_not_be_had_once_is_looked_for_again(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir()
+    real = bench.store
+    bench.store = store = FaultyStore(real)
+    store.cut("/checkpoint_")
+    crashed = bench.run(job_id, "crash", work_dir=elsewhere, lease_seconds=0.1)
+    assert isinstance(crashed, Failed)
+    assert store.refused
+    bench.store = real
+    outcome = bench.run(job_id, "checkpoint_then_succeed_when_resumed", work_dir=elsewhere)
+    assert isinstance(outcome, Succeeded)
+    assert _result(bench, job_id, tmp_path) == b"half way"
 
 
 def test_worker_that_lost_its_job_leaves_no_checkpoint(bench: Bench) -> None:
