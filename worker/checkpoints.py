@@ -48,7 +48,11 @@ def bring(store: ObjectStore, folder: JobFolder, claim: Claim, patience: Patienc
     # Not into `work` at once: a child writes there, and might have left a link to write through.
     arrived = folder.path / FILE_NAME
     try:
-        patience.of(lambda: store.fetch(stored.storage_key, arrived, sha256=stored.sha256))
+        patience.of(
+            lambda: store.fetch(
+                stored.storage_key, arrived, sha256=stored.sha256, check=patience.check
+            )
+        )
         arrived.replace(folder.work / FILE_NAME)
     except StorageError as error:
         log.warning("the checkpoint cannot be had", reason=str(error))

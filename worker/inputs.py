@@ -50,7 +50,7 @@ class Inputs:
         """Fetches files, checks their hashes, writes `spec.json` and gives what is in it.
 
         Args:
-            check: Called between the steps; raises if the attempt shall not go on.
+            check: Called again and again; raises if the attempt shall not go on.
 
         Raises:
             RunFailed: A file cannot be had, or the request is not valid.
@@ -60,11 +60,11 @@ class Inputs:
         folder.clear_out()
         check()
         model_path = folder.input / "model"
-        self._fetch(model, model_path, f"The model {model.filename}")
+        self._fetch(model, model_path, f"The model {model.filename}", check)
         paths = {}
         for number, dataset in enumerate(datasets.values()):
             check()
-            paths[dataset.id] = self._place(dataset, folder.input / f"data{number}")
+            paths[dataset.id] = self._place(dataset, folder.input / f"data{number}", check)
         check()
         try:
             spec = build_spec(
@@ -86,10 +86,10 @@ class Inputs:
         folder.spec.write_text(spec.model_dump_json(), encoding="utf-8")
         return spec
 
-    def _place(self, dataset: Dataset, path: Path) -> Path:
+    def _place(self, dataset: Dataset, path: Path, check: Callable[[], None]) -> Path:
         """Where a data set lies on this machine, fetched there if need be."""
         if dataset.reference is None:
-            self._fetch(dataset, path, f"The data set {dataset.name}")
+            self._fetch(dataset, path, f"The data set {dataset.name}", check)
             return path
         try:
             return references.resolve(dataset.reference, self._roots)
@@ -102,12 +102,14 @@ class Inputs:
                 reference=error.uri,
             ) from error
 
-    def _fetch(self, row: Model | Dataset, path: Path, what: str) -> None:
+    def _fetch(
+        self, row: Model | Dataset, path: Path, what: str, check: Callable[[], None]
+    ) -> None:
         key = row.storage_key
         if key is None:
             raise RunFailed("file_gone", Fault.INPUT, f"{what} has no file.")
         try:
-            self._patience.of(lambda: self._store.fetch(key, path, sha256=row.sha256))
+            self._patience.of(lambda: self._store.fetch(key, path, sha256=row.sha256, check=check))
         except ObjectMissing as error:
             if row.deleted_at is None:
                 raise RunFailed(

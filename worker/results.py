@@ -39,7 +39,7 @@ def keep(
 
     Args:
         out: The folder they are in.
-        check: Called between files; raises if the attempt shall not go on.
+        check: Called again and again; raises if the attempt shall not go on.
         patience: With a store that does not answer.
 
     Raises:
@@ -56,7 +56,7 @@ def keep(
     try:
         for file in files:
             check()
-            stored.append(_store(store, job_id, out, file, patience))
+            stored.append(_store(store, job_id, out, file, check, patience))
     except BaseException:
         forget(store, stored)
         raise
@@ -71,12 +71,17 @@ def forget(store: ObjectStore, artifacts: Sequence[StoredArtifact]) -> None:
 
 
 def _store(
-    store: ObjectStore, job_id: str, out: Path, file: NamedFile, patience: Patience
+    store: ObjectStore,
+    job_id: str,
+    out: Path,
+    file: NamedFile,
+    check: Callable[[], None],
+    patience: Patience,
 ) -> StoredArtifact:
     artifact_id = new_id("artifact")
     key = f"jobs/{job_id}/{artifact_id}"
     try:
-        put = patience.of(lambda: store.put_file(key, out / file.name))
+        put = patience.of(lambda: store.put_file(key, out / file.name, check=check))
     except StorageError as error:
         raise RunFailed(
             "store_unavailable", Fault.MACHINE, f"The result could not be stored: {error}."

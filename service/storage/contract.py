@@ -1,7 +1,7 @@
 """What every object store does, and what can go wrong with one."""
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -144,12 +144,33 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def put_file(self, key: str, path: Path) -> StoredObject:
-        """Stores a regular file, hashing as it goes. Anything else is refused (`OSError`)."""
+    def put_file(
+        self, key: str, path: Path, *, check: Callable[[], object] = lambda: None
+    ) -> StoredObject:
+        """Stores a regular file, hashing as it goes. Anything else is refused (`OSError`).
+
+        Args:
+            key: Where it will lie.
+            path: The file.
+            check: Called again and again meanwhile; if it raises, nothing lies under the key.
+        """
         ...
 
-    def fetch(self, key: str, path: Path, *, sha256: str | None = None) -> StoredObject:
+    def fetch(
+        self,
+        key: str,
+        path: Path,
+        *,
+        sha256: str | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> StoredObject:
         """Copies an object to a file, which is there whole or not at all.
+
+        Args:
+            key: The object.
+            path: The file.
+            sha256: What the content must have, if that is known.
+            check: Called again and again meanwhile; if it raises, there is no file.
 
         Raises:
             ObjectMissing: There is none.

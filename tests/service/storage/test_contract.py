@@ -245,6 +245,34 @@ def test_large_file_goes_in_and_comes_out_with_its_hash(store: ObjectStore, tmp_
     assert store.fetch(KEY, target, sha256=stored.sha256) == stored
 
 
+class _Enough(Exception):
+    """Raised by a check that does not want the transfer any more."""
+
+
+def _check_that_fails_later() -> Callable[[], None]:
+    calls = iter(range(2))
+
+    def check() -> None:
+        if next(calls, None) is None:
+            raise _Enough
+
+    return check
+
+
+def test_transfers_end_when_their_check_fails_and_leave_nothing(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(LARGE)
+    with pytest.raises(_Enough):
+        store.put_file(KEY, source, check=_check_that_fails_later())
+    assert _is_missing(store)
+    store.put_file(KEY, source)
+    with pytest.raises(_Enough):
+        store.fetch(KEY, target, check=_check_that_fails_later())
+    assert list(tmp_path.glob("target*")) == []
+
+
 def test_file_that_is_not_there_is_an_error_of_the_file(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.put_file(KEY, tmp_path / "none")
