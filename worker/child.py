@@ -19,12 +19,27 @@ import structlog
 from pydantic import ValidationError
 
 from sanitizer import events
-from sanitizer.events import Event
+from sanitizer.events import (
+    ErrorEvent,
+    Event,
+    MetricEvent,
+    ProgressEvent,
+    ResultEvent,
+    WarningEvent,
+)
 from worker.isolation import Allowed
 
 MAX_LINE_BYTES = 1 << 20
 MAX_WAITING_EVENTS = 10_000
 """Read ahead of the database; after that the child waits for its pipe."""
+MAX_STORY_BYTES = 16 << 20
+MAX_STORY_ROWS = 100_000
+"""What one child may tell, in lines and in rows of the database; a figure is a row, too.
+
+Far more than a run over thousands of classes tells. Short lines of progress do not count: of those
+that come in a row one is kept.
+"""
+SHORT_BYTES = 1 << 10
 TAIL_BYTES = 16 << 10
 MAX_GARBAGE_LOGGED = 20
 JOIN_SECONDS = 5.0
@@ -89,6 +104,8 @@ class Child:
         self._events: Queue[Event] = Queue(MAX_WAITING_EVENTS)
         self._tail: deque[bytes] = deque()
         self._garbage_lines = 0
+        self._story_bytes = 0
+        self._story_rows = 0
         self._abandoned = threading.Event()
         self._readers = [
             threading.Thread(
@@ -186,10 +203,38 @@ class Child:
             except ValidationError:
                 self._note_garbage(line, "no event")
                 continue
-            while not self._abandoned.is_set():
-                with suppress(Full):
-                    self._events.put(event, timeout=1.0)
-                    break
+            if isinstance(event, ResultEvent | ErrorEvent):
+                self._put(event)
+                break
+            if self._may_tell(event, len(line)):
+                self._put(event)
+        while stream.read(MAX_LINE_BYTES):
+            pass  # nothing counts after the last event, but a full pipe would stop the child
+
+    def _put(self, event: Event) -> None:
+        while not self._abandoned.is_set():
+            with suppress(Full):
+                self._events.put(event, timeout=1.0)
+                break
+
+    def _may_tell(self, event: Event, bytes_: int) -> bool:
+        """Whether there is room for an event in what a child may tell; says so once if not."""
+        if isinstance(event, ProgressEvent) and bytes_ <= SHORT_BYTES:
+            return True
+        was_full = self._is_full
+        self._story_bytes += bytes_
+        self._story_rows += 1 + (len(event.values) if isinstance(event, MetricEvent) else 0)
+        if self._is_full and not was_full:
+            message = (
+                "The run tells more than is kept of one; from here on its figures are left out."
+            )
+            log.warning(message, pid=self.pid)
+            self._put(WarningEvent(code="story_too_long", message=message))
+        return not self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        return self._story_bytes > MAX_STORY_BYTES or self._story_rows > MAX_STORY_ROWS
 
     def _read_errors(self) -> None:
         stream = self._process.stderr

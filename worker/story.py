@@ -122,7 +122,7 @@ class Story:
         if not isinstance(event, ProgressEvent):
             return True
         return (
-            abs(event.fraction - self._told_fraction) >= MIN_PROGRESS
-            or event.fraction >= 1
+            event.fraction - self._told_fraction >= MIN_PROGRESS
+            or event.fraction >= 1 > self._told_fraction
             or time.monotonic() - self._told_at >= MAX_PROGRESS_SECONDS
         )

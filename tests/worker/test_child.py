@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from sanitizer.events import ProgressEvent, Stage, to_line
+from sanitizer.events import (
+    Event,
+    MetricEvent,
+    ProgressEvent,
+    ResultEvent,
+    Stage,
+    StageEvent,
+    to_line,
+)
 from worker.child import MAX_LINE_BYTES, TAIL_BYTES, Child, Limits
 
 LINE = to_line(ProgressEvent(stage=Stage.LOAD, fraction=0.5)).encode()
@@ -69,6 +77,36 @@ def test_line_that_is_too_long_costs_no_other_line(start: Starter) -> None:
 def test_last_line_without_an_end_is_read(start: Starter) -> None:
     child = start(f"import sys; sys.stdout.buffer.write({LINE.rstrip()!r})")
     assert _hear_out(child) == [0.5]
+
+
+def test_of_a_child_that_tells_too_much_the_end_is_still_heard(
+    start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.child.MAX_STORY_ROWS", 10)
+    figures = to_line(
+        MetricEvent(stage=Stage.TEACHER, epoch=1, values={"loss": 1, "a": 0})
+    ).encode()
+    last = to_line(ResultEvent(artifacts=[])).encode()
+    child = start(
+        f"import sys; w = sys.stdout.buffer.write; w({figures!r} * 9 + {LINE!r} + {last!r} * 100);"
+        "w(b'x' * 10_000_000)"
+    )
+    heard: list[Event] = []
+    while child.is_heard:
+        heard += child.take_events()
+    heard += child.take_events()
+    assert [event.type for event in heard] == [
+        *("metric", "metric", "metric", "warning", "progress", "result"),
+    ]
+
+
+def test_child_may_tell_so_many_bytes(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.child.MAX_STORY_BYTES", 10_000)
+    line = to_line(StageEvent(stage=Stage.TEACHER, message="x" * 3_000)).encode()
+    child = start(f"import sys; sys.stdout.buffer.write({line!r} * 9)")
+    while child.is_heard:
+        time.sleep(0.01)
+    assert [event.type for event in child.take_events()] == ["stage"] * 3 + ["warning"]
 
 
 def test_of_standard_error_the_end_is_kept(start: Starter) -> None:
