@@ -1,6 +1,8 @@
 """One worker process: what its threads share, from start to stop."""
 
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -16,7 +18,7 @@ from service.storage import make_store
 from service.tracing import NoTracing, make_tracing
 from worker import bytecode, isolation, landlock
 from worker.collect import make_collecting
-from worker.devices import Slots, find_cuda_devices
+from worker.devices import Slot, Slots, find_cuda_devices
 from worker.folders import remove_stale
 from worker.fonts import FontList
 from worker.heartbeat import Heartbeat, make_worker_id
@@ -26,7 +28,17 @@ from worker.periodic import Periodic
 from worker.reconcile import Reconciler
 from worker.supervisor import Supervisor
 
+SLOT_SECONDS = 3.0
+"""How long a job waits here for a slot; then it is any worker's again.
+
+There are as many threads as slots, but a job that shares several devices takes several slots.
+"""
+
 log = structlog.get_logger(__name__)
+
+
+class NoFreeSlot(Exception):
+    """All slots of this worker are taken."""
 
 
 class WorkerProcess:
@@ -41,7 +53,7 @@ class WorkerProcess:
         self._settings = settings
         self._sessions = for_writing(settings.sessions)
         self._stopping = threading.Event()
-        slots = Slots(settings.slots, Device(settings.device), find_cuda_devices())
+        slots = self._slots = Slots(settings.slots, Device(settings.device), find_cuda_devices())
         store = make_store(settings)
         self._uses_cuda = slots.uses_cuda
         device = "cuda" if slots.uses_cuda else "cpu"
@@ -102,11 +114,42 @@ class WorkerProcess:
         if self._stopping.is_set():
             return  # reconcile sends the message again, to a worker that stays
         with transaction(self._sessions) as session:
-            claim = jobs.claim(session, job_id, self.id, self._settings.lease_seconds)
-        if claim is None:
+            wish = jobs.wish(session, job_id)
+        if wish is None:
             log.info("job is not waiting, nothing to do")
             return
-        self._supervisor.run(claim)
+        device, devices = wish
+        if devices > 1:
+            # Claimed first: until so many slots are free it must keep its place among others.
+            self._claim_and_run(job_id)
+            return
+        try:
+            with self._slots.taken(
+                on_cuda=device != Device.CPU, check=self._make_impatient()
+            ) as slot:
+                self._claim_and_run(job_id, slot)
+        except NoFreeSlot:
+            log.info("no slot is free, the job is left to others")
+            with transaction(self._sessions) as session:
+                jobs.mark_unsent(session, job_id)
+
+    def _claim_and_run(self, job_id: str, slot: Slot | None = None) -> None:
+        with transaction(self._sessions) as session:
+            claim = jobs.claim(session, job_id, self.id, self._settings.lease_seconds)
+        if claim is None:
+            log.info("job is not waiting any more, nothing to do")
+            return
+        self._supervisor.run(claim, slot)
+
+    def _make_impatient(self) -> Callable[[], None]:
+        """What raises `NoFreeSlot` when it is called in some seconds, or once the worker stops."""
+        deadline = time.monotonic() + SLOT_SECONDS
+
+        def check() -> None:
+            if self._stopping.is_set() or time.monotonic() >= deadline:
+                raise NoFreeSlot
+
+        return check
 
     def begin_stop(self) -> None:
         """Lets running jobs go back to the queue; safe to call from a signal handler."""

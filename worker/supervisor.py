@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -78,8 +79,13 @@ class Supervisor:
     observers: Observers = field(default_factory=Observers)
     fonts: FontList = field(default_factory=FontList)
 
-    def run(self, claim: Claim) -> Outcome:
-        """Takes a claimed job to the end of this attempt, and writes how it ended."""
+    def run(self, claim: Claim, slot: Slot | None = None) -> Outcome:
+        """Takes a claimed job to the end of this attempt, and writes how it ended.
+
+        Args:
+            claim: The worker's hold on the job.
+            slot: Where it runs; without one it waits for as many as it needs.
+        """
         with structlog.contextvars.bound_contextvars(
             job_id=claim.job_id,
             attempt=claim.attempt,
@@ -92,7 +98,7 @@ class Supervisor:
             self.wake(claim.job_id)
             outcome: Outcome = Lost()  # what stands if the next line raises
             try:
-                outcome = _Attempt(self, claim).run()
+                outcome = _Attempt(self, claim, slot).run()
             finally:
                 log.info(
                     "job leaves this worker",
@@ -105,10 +111,11 @@ class Supervisor:
 
 
 class _Attempt:
-    def __init__(self, supervisor: Supervisor, claim: Claim) -> None:
+    def __init__(self, supervisor: Supervisor, claim: Claim, slot: Slot | None) -> None:
         self._at = supervisor
         self._settings = supervisor.settings
         self._claim = claim
+        self._given_slot = slot
         self._lease = LeaseKeeper(supervisor.sessions, claim, supervisor.settings.heartbeat_seconds)
         self._story = Story(
             supervisor.sessions,
@@ -138,11 +145,7 @@ class _Attempt:
                     wait_seconds=self._settings.lease_seconds,
                     check=self._check,
                 ) as folder,
-                self._at.slots.taken(
-                    self._claim.devices,
-                    on_cuda=self._claim.device != Device.CPU,
-                    check=self._check,
-                ) as slot,
+                self._slot() as slot,
             ):
                 spec = self._prepare(folder)
                 checkpoints.bring(self._at.store, folder, self._claim, self._patience())
@@ -157,6 +160,13 @@ class _Attempt:
             event = event_of_fault(error)
             log.warning("attempt failed", code=event.code, exc_info=True)
             return Failed(event)
+
+    def _slot(self) -> AbstractContextManager[Slot]:
+        if self._given_slot is not None:
+            return nullcontext(self._given_slot)
+        return self._at.slots.taken(
+            self._claim.devices, on_cuda=self._claim.device != Device.CPU, check=self._check
+        )
 
     # --- The child -------------------------------------------------------------------------------
 

@@ -67,6 +67,14 @@ class JobRepository(Repository):
         status = self._session.scalar(select(Job.status).where(Job.id == job_id))
         return None if status is None else JobStatus(status)
 
+    def wish_of(self, job_id: str, *, now: datetime) -> tuple[str | None, int] | None:
+        """Which device a queued job asks for, and how many; none: it does not wait, or not yet."""
+        query = select(Job.device, Job.request["devices"]).where(
+            Job.id == job_id, Job.status == JobStatus.QUEUED, is_due(now)
+        )
+        row = self._session.execute(query).one_or_none()
+        return None if row is None else (row[0], int(row[1] or 1))
+
     def page(
         self, tenant_id: str, wanted: JobFilter, *, after: str | None, limit: int
     ) -> list[Job]:

@@ -251,6 +251,12 @@ def _waits_for(
 # --- What workers do -----------------------------------------------------------------------------
 
 
+def wish(session: Session, job_id: str) -> tuple[str | None, int] | None:
+    """The device that a job asks for, and how many; None: it could not be claimed."""
+    jobs = JobRepository.from_session(session)
+    return jobs.wish_of(job_id, now=jobs.now())
+
+
 def claim(session: Session, job_id: str, worker_id: str, lease_seconds: float) -> Claim | None:
     """Takes a queued job for a worker; None: it does not wait any more, or for its time."""
     jobs = JobRepository.from_session(session)

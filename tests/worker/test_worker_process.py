@@ -22,6 +22,7 @@ from service.settings import Settings
 from tests.databases import every_database
 from tests.worker.conftest import ROOT, Bench, child_command
 from tests.worker.faulty_network import FaultyNetwork
+from worker.process import WorkerProcess
 
 WAIT_SECONDS = 90.0
 
@@ -154,6 +155,24 @@ def test_worker_without_cuda_leaves_jobs_that_ask_for_it_in_their_queue(
     workers.wait_until(lambda: _has_status(bench, for_cpu, JobStatus.SUCCEEDED))
     assert _has_status(bench, for_cuda, JobStatus.QUEUED)
     assert queue.count_messages(producer)[Device.CUDA] == 1
+
+
+def test_job_for_which_no_slot_is_free_is_left_to_other_workers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.process.SLOT_SECONDS", 0.1)
+    job_id = bench.add_job()
+    with transaction(bench.sessions) as session:
+        jobs.mark_sent(session, job_id)
+    settings = bench.settings.model_copy(update={"child_command": child_command("succeed")})
+    process = WorkerProcess(settings, queue.make_producer(settings))
+    with process._slots.taken():  # as by a job that shares several devices
+        process.run(job_id)
+    job = bench.job(job_id)
+    assert (job.status, job.attempt, job.sent_at) == (JobStatus.QUEUED, 0, None)
+    process.run(job_id)
+    process.stop()
+    assert bench.job(job_id).status == JobStatus.SUCCEEDED
 
 
 def test_worker_touches_its_alive_file_until_it_stops(workers: Workers, tmp_path: Path) -> None:
