@@ -43,6 +43,8 @@ SHORT_BYTES = 1 << 10
 TAIL_BYTES = 16 << 10
 MAX_GARBAGE_LOGGED = 20
 JOIN_SECONDS = 5.0
+REAP_SECONDS = 30.0
+"""How long a killed child may take to end: one that waits for a disk or a driver may never."""
 LIMITS_PROGRAM = Path(__file__).with_name("limits.py")
 
 log = structlog.get_logger(__name__)
@@ -158,13 +160,23 @@ class Child:
         """Ends the child and its descendants at once."""
         self._signal_group(signal.SIGKILL)
 
-    def finish(self) -> int:
+    def finish(self) -> int | None:
         """Reaps the child, which is killed if it still runs, and gives its exit code.
 
-        A negative code is the number of the signal that ended it. Take the events before, until it
-        is not heard any more: what has not been read by then is lost.
+        A negative code is the number of the signal that ended it; none: it cannot be ended, see
+        `wait`. Take the events before, until it is not heard any more: what has not been read by
+        then is lost.
         """
         self.kill()
+        try:
+            self._process.wait(REAP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._abandoned.set()
+            return None
+        return self.wait()
+
+    def wait(self) -> int:
+        """As `finish`, for a child that was killed, and for as long as it takes."""
         code = self._process.wait()
         self._abandoned.set()
         for reader in self._readers:

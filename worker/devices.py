@@ -65,6 +65,7 @@ class Slots:
         self._devices = len({slot.cuda_devices for slot in self._free})
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
+        self._kept: dict[int, Callable[[], object]] = {}
 
     def most(self, *, on_cuda: bool) -> int:
         """How many devices one run can share here."""
@@ -96,9 +97,22 @@ class Slots:
                 slots[0].number, ",".join(slot.cuda_devices for slot in slots if slot.cuda_devices)
             )
         finally:
-            with self._changed:
-                self._free += slots
-                self._changed.notify_all()
+            until = self._kept.pop(slots[0].number, None)
+            if until is None:
+                self._give_back(slots)
+            else:
+                threading.Thread(
+                    target=lambda: (until(), self._give_back(slots)), name="kept slot", daemon=True
+                ).start()
+
+    def keep(self, slot: Slot, until: Callable[[], object]) -> None:
+        """Lets a slot that is taken be free only once `until` has returned, in a thread."""
+        self._kept[slot.number] = until
+
+    def _give_back(self, slots: Sequence[Slot]) -> None:
+        with self._changed:
+            self._free += slots
+            self._changed.notify_all()
 
     def _take(self, count: int, check: Callable[[], None], *, distinct: bool) -> list[Slot]:
         ticket = object()

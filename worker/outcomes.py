@@ -118,6 +118,16 @@ def event_of_exit(code: int, stderr: str) -> ErrorEvent:
     )
 
 
+def event_of_stuck_child() -> ErrorEvent:
+    """What is said of a child that said nothing and cannot be killed."""
+    return ErrorEvent(
+        code="child_stuck",
+        fault=Fault.MACHINE,
+        message="The run hangs in the operating system and cannot be ended: a disk or a driver of "
+        "the worker does not answer.",
+    )
+
+
 def event_of_fault(error: Exception) -> ErrorEvent:
     """What is said of an exception that stopped the supervisor's own work."""
     if isinstance(error, RunFailed):

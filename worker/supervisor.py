@@ -38,6 +38,7 @@ from worker.outcomes import (
     bad_result,
     event_of_exit,
     event_of_fault,
+    event_of_stuck_child,
     event_of_timeout,
 )
 from worker.patience import Patience
@@ -200,7 +201,12 @@ class _Attempt:
                 self._hear_out(child, story)
         finally:
             code = child.finish()
-            log.info("child has ended", pid=child.pid, exit_code=code)
+            if code is None:
+                # It may still compute, and hold memory of the device.
+                log.error("child cannot be ended, its slot stays taken", pid=child.pid)
+                self._at.slots.keep(slot, until=child.wait)
+            else:
+                log.info("child has ended", pid=child.pid, exit_code=code)
         self._enter(Phase.STORE)
         if self._lease.lost:
             return Lost()
@@ -220,6 +226,8 @@ class _Attempt:
             return Failed(story.last)
         if stopped is not None:
             return stopped
+        if code is None:
+            return Failed(event_of_stuck_child())
         log.warning("child ended without a word", exit_code=code, stderr=child.error_tail())
         return Failed(event_of_exit(code, child.error_tail()))
 

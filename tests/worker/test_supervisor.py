@@ -443,6 +443,33 @@ def test_result_that_comes_while_it_is_cancelled_is_kept(bench: Bench) -> None:
     assert bench.job(job_id).status == JobStatus.SUCCEEDED
 
 
+def test_child_that_cannot_be_ended_keeps_its_slot_but_not_its_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waits for a disk in the kernel does not notice that it is killed."""
+    for name, seconds in (("REAP", 0.2), ("JOIN", 0.1)):
+        monkeypatch.setattr(f"worker.child.{name}_SECONDS", seconds)
+    monkeypatch.setattr("worker.supervisor.LAST_WORD_SECONDS", 0.1)
+    monkeypatch.setattr("os.killpg", lambda *_: None)
+    job_id = bench.add_job()
+    supervisor = bench.supervisor("succeed_once_allowed")
+    monkeypatch.setattr(bench, "supervisor", lambda *_: supervisor)
+    outcome = bench.run_until(
+        job_id, "", lambda: _started(bench, job_id), lambda: _cancel(bench, job_id)
+    )
+    assert isinstance(outcome, Cancelled)
+    assert bench.job(job_id).status == JobStatus.CANCELLED
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError), supervisor.slots.taken(check=give_up):
+        pass
+    (bench.folder(job_id) / "work" / "go").touch()  # now it ends
+    with supervisor.slots.taken():
+        pass
+
+
 def test_job_that_is_cancelled_before_its_child_starts_starts_none(bench: Bench) -> None:
     job_id = bench.add_job()
     claim = bench.claim(job_id)
