@@ -2,8 +2,9 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.db.session import SessionFactory, make_engine, make_session_factory
@@ -88,7 +89,10 @@ class Settings(BaseSettings):
         default=60, gt=0, description="A worker that is silent for this long loses its job."
     )
     heartbeat_seconds: float = Field(
-        default=10, gt=0, description="How often a worker reports and renews its leases."
+        default=10,
+        gt=0,
+        description="How often a worker reports and renews its leases: at most a third of "
+        "`lease_seconds`.",
     )
     reconcile_seconds: float = Field(
         default=15, gt=0, description="How often lost jobs are looked for."
@@ -191,6 +195,16 @@ class Settings(BaseSettings):
         description="DEBUG, INFO, WARNING or ERROR.",
     )
     log_json: bool = Field(default=True, description="JSON lines; off: for reading in a terminal.")
+
+    @model_validator(mode="after")
+    def _check_heartbeat(self) -> Self:
+        """One that is late, or fails, must not cost a lease."""
+        if self.heartbeat_seconds > self.lease_seconds / 3:
+            raise ValueError(
+                "expected heartbeat_seconds to be at most a third of lease_seconds, got "
+                f"{self.heartbeat_seconds:g} and {self.lease_seconds:g}"
+            )
+        return self
 
     @cached_property
     def sessions(self) -> SessionFactory:
