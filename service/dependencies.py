@@ -7,11 +7,11 @@ import structlog
 from fastapi import Depends, Query, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import outbox
+from service.db.repository import DATABASE_AWAY
 from service.db.session import transaction
 from service.db.tables import Scope
 from service.errors import FieldError, Forbidden, InvalidRequest, Unauthenticated
@@ -68,7 +68,7 @@ def _authenticate(services: Services, secret: str) -> Caller:
         try:
             with transaction(services.write_sessions) as session:
                 keys.note_use(session, row.id)
-        except OperationalError:
+        except DATABASE_AWAY:
             log.warning("the use of a key could not be noted", key_id=row.id)
     return Caller(row.tenant_id, row.id, keys.with_included(row.scopes))
 

@@ -21,12 +21,13 @@ from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import multipart
 from service.db.base import utc_now
+from service.db.repository import DATABASE_AWAY
 from service.db.session import SessionFactory, transaction
 from service.db.tables import IdempotencyRecord
 from service.dependencies import ServicesDep, Writer
@@ -203,7 +204,7 @@ class Once:
         """Gives the key back. If that fails, the claim runs out by itself."""
         if self._claimed_at is None:
             return
-        with suppress(OperationalError), transaction(self._sessions) as session:
+        with suppress(*DATABASE_AWAY), transaction(self._sessions) as session:
             session.execute(delete(IdempotencyRecord).where(*self._unfinished()))
 
     def run(

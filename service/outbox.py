@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 import structlog
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service import queue
+from service.db.repository import DATABASE_AWAY
 from service.db.session import transaction
 from service.jobs import service as jobs
 from service.services import Services
@@ -54,15 +54,23 @@ def deliver(services: Services, session: Session) -> None:
                 jobs.mark_sent(later, job_id)
         except queue.BrokerUnavailable as error:
             log.warning("broker down, the job is sent later", job_id=job_id, reason=str(error))
-        except OperationalError as error:
+        except DATABASE_AWAY as error:
             log.warning("the sending could not be noted", job_id=job_id, reason=str(error))
+        except Exception:
+            log.exception("the job is sent later", job_id=job_id)
     for job_id in outbox.jobs_to_wake:
         queue.publish_wakeup(services.queue, job_id)
-    for key in outbox.files_to_remove:
+    for position, key in enumerate(outbox.files_to_remove):
         try:
             services.store.delete(key)
         except StorageError as error:
             log.error("a file could not be removed from the store", key=key, reason=str(error))
+            if type(error) is StorageError:
+                # It does not answer: each of the others would be waited for as long. Workers
+                # collect what no row names.
+                left = len(outbox.files_to_remove) - position - 1
+                log.error("other files were not tried", files=left)
+                break
 
 
 def _of(session: Session) -> _Outbox:

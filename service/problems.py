@@ -12,10 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.db.repository import DATABASE_AWAY
 from service.errors import FieldError, ServiceError
 from service.storage import StorageError
 
@@ -102,7 +102,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(OperationalError, _on_database_error)
+    for away in DATABASE_AWAY:
+        app.add_exception_handler(away, _on_database_error)
     app.add_exception_handler(StorageError, _on_store_error)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import QueuePool, create_engine, text
 
 from service import errors
 from service.dependencies import ReadSession
@@ -67,6 +67,22 @@ def test_database_that_does_not_answer_is_a_problem(app: FastAPI, client: httpx.
     answer = client.get("/broken")
     assert code_and_pointers(answer) == (503, "unavailable", [])
     assert answer.headers["retry-after"] == "5"
+
+
+def test_pool_without_a_free_connection_is_a_database_that_does_not_answer(
+    app: FastAPI, client: httpx.Client
+) -> None:
+    engine = create_engine(
+        "sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=0.01
+    )
+
+    @app.get("/crowded")
+    def crowded() -> None:
+        with engine.connect(), engine.connect():
+            pass
+
+    assert code_and_pointers(client.get("/crowded")) == (503, "unavailable", [])
+    engine.dispose()
 
 
 def test_request_id_of_the_client_is_kept(client: httpx.Client) -> None:

@@ -15,11 +15,13 @@ class FaultyDatabase:
     Attributes:
         sessions: Their transactions raise while it is cut; those of other factories do not.
         refused: How many transactions could not begin.
+        error: What those raise.
     """
 
     def __init__(self, sessions: SessionFactory) -> None:
         self.sessions = for_writing(sessions)
         self.refused = 0
+        self.error: Exception = OperationalError("BEGIN", {}, Exception("connection refused"))
         self._cut: Callable[[], bool] = lambda: False
         self._loses: type | None = None
         event.listen(self.sessions, "after_begin", self._on_begin)
@@ -41,7 +43,7 @@ class FaultyDatabase:
     def _on_begin(self, *_: object) -> None:
         if self._cut():
             self.refused += 1
-            raise OperationalError("BEGIN", {}, Exception("connection refused"))
+            raise self.error
 
     def _on_flush(self, session: Session, *_: object) -> None:
         if self._loses is not None and any(isinstance(row, self._loses) for row in session.new):
