@@ -5,7 +5,7 @@ store that was away when a file should have gone.
 """
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from itertools import islice
 
@@ -36,12 +36,20 @@ class Collector:
 
     Args:
         min_age: Younger files may be waiting for their row.
+        is_stopping: Asked again and again; a round ends early where it says so.
     """
 
-    def __init__(self, store: ObjectStore, sessions: SessionFactory, min_age: timedelta) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        sessions: SessionFactory,
+        min_age: timedelta,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._store = store
         self._sessions = sessions
         self._min_age = min_age
+        self._is_stopping = is_stopping
 
     def run(self) -> None:
         """Does all of it; a store or a database that is away is tried again the next time."""
@@ -53,6 +61,8 @@ class Collector:
         with transaction(self._sessions) as session:
             left = JobRepository.from_session(session).over_with_checkpoint(limit=BATCH)
         for job_id in left:
+            if self._is_stopping():
+                break
             checkpoints.drop(self._store, self._sessions, job_id)
         return len(left)
 
@@ -61,6 +71,8 @@ class Collector:
         removed = 0
         for prefix in PREFIXES:
             for batch in _batches(self._old_objects(prefix)):
+                if self._is_stopping():
+                    return removed
                 with transaction(self._sessions) as session:
                     named = _named(session, [each.key for each in batch])
                 for each in batch:
@@ -70,7 +82,11 @@ class Collector:
 
     def _old_objects(self, prefix: str) -> Iterator[ListedObject]:
         before = utc_now() - self._min_age
-        return (each for each in self._store.list(prefix) if each.modified_at < before)
+        for each in self._store.list(prefix):
+            if self._is_stopping():  # there may be millions, all young
+                return
+            if each.modified_at < before:
+                yield each
 
     def _remove(self, orphan: ListedObject) -> bool:
         try:
@@ -82,9 +98,14 @@ class Collector:
         return True
 
 
-def make_collecting(settings: Settings, sessions: SessionFactory, store: ObjectStore) -> Periodic:
+def make_collecting(
+    settings: Settings,
+    sessions: SessionFactory,
+    store: ObjectStore,
+    is_stopping: Callable[[], bool],
+) -> Periodic:
     """A thread that tidies up now and then; not yet started."""
-    collector = Collector(store, sessions, timedelta(hours=settings.orphan_hours))
+    collector = Collector(store, sessions, timedelta(hours=settings.orphan_hours), is_stopping)
     # Not at the start: of a fleet that is restarted every worker would list the store at once.
     first_after = random.uniform(0.1, 1) * COLLECT_SECONDS
     return Periodic("collect", collector.run, COLLECT_SECONDS, first_after=first_after)

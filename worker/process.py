@@ -86,10 +86,10 @@ class WorkerProcess:
             slots=settings.slots,
         )
         self._reconciler = Reconciler(settings, self._sessions, producer)
+        self._beating = Periodic("heartbeat", self._heartbeat.beat, settings.heartbeat_seconds)
         self._threads = [
-            Periodic("heartbeat", self._heartbeat.beat, settings.heartbeat_seconds),
             Periodic("reconcile", self._reconcile, settings.reconcile_seconds),
-            make_collecting(settings, self._sessions, store),
+            make_collecting(settings, self._sessions, store, self._stopping.is_set),
         ]
 
     def start(self) -> None:
@@ -103,6 +103,7 @@ class WorkerProcess:
         if not self._settings.child_command:
             self._fonts.begin()
         self._metrics_server.start()
+        self._beating.start()
         for thread in self._threads:
             thread.start()
 
@@ -158,10 +159,11 @@ class WorkerProcess:
     def stop(self) -> None:
         """Ends the threads and signs off; call it once no job runs any more."""
         self._stopping.set()
+        self._beating.stop()
+        with suppress(SQLAlchemyError):
+            self._heartbeat.sign_off()  # before what may take long enough to be killed in
         for thread in self._threads:
             thread.stop()
-        with suppress(SQLAlchemyError):
-            self._heartbeat.sign_off()
         self._metrics_server.stop()
         self._tracing.close()
         self._sessions.kw["bind"].dispose()

@@ -8,7 +8,6 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
 
 import structlog
 from celery import Celery
@@ -103,8 +102,8 @@ class Reconciler:
             drop_expired(session)
 
 
-def serve(settings: Settings, wait: Callable[[], object]) -> None:
-    """Reconciles until `wait` returns."""
+def serve(settings: Settings, over: threading.Event) -> None:
+    """Reconciles until it is over."""
     sessions = for_writing(settings.sessions)
     reconciler = Reconciler(settings, sessions, queue.make_producer(settings))
 
@@ -115,11 +114,11 @@ def serve(settings: Settings, wait: Callable[[], object]) -> None:
 
     threads = [
         Periodic("reconcile", run, settings.reconcile_seconds),
-        make_collecting(settings, sessions, make_store(settings)),
+        make_collecting(settings, sessions, make_store(settings), over.is_set),
     ]
     for thread in threads:
         thread.start()
-    wait()
+    over.wait()
     for thread in threads:
         thread.stop()
     settings.sessions.kw["bind"].dispose()
@@ -132,7 +131,7 @@ def main() -> None:
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
-    serve(settings, over.wait)
+    serve(settings, over)
 
 
 if __name__ == "__main__":

@@ -74,3 +74,14 @@ def test_checkpoint_of_a_job_that_was_cancelled_while_it_waited_goes(
     assert not _has(store, key, tmp_path)
     with transaction(sessions) as session:
         assert session.get_one(Job, job.id).checkpoint_key is None
+
+
+def test_round_ends_early_when_the_process_shall(
+    settings: Settings, sessions: SessionFactory, tmp_path: Path
+) -> None:
+    keys = [f"jobs/artifact_{number}" for number in range(3)]
+    for key in keys:
+        _put(settings, key)
+    store = make_store(settings)
+    Collector(store, sessions, HOUR, is_stopping=lambda: True).run()
+    assert all(_has(store, key, tmp_path) for key in keys)

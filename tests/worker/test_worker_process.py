@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from service.settings import Settings
 from tests.databases import every_database
 from tests.worker.conftest import ROOT, Bench, child_command
 from tests.worker.faulty_network import FaultyNetwork
+from worker.periodic import Periodic
 from worker.process import WorkerProcess
 
 WAIT_SECONDS = 90.0
@@ -83,6 +85,13 @@ def workers(bench: Bench, tmp_path: Path) -> Iterator[Workers]:
     for process in workers.processes:
         process.kill()
         process.wait()
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _has_status(bench: Bench, job_id: str, status: JobStatus) -> bool:
@@ -173,6 +182,30 @@ def test_job_for_which_no_slot_is_free_is_left_to_other_workers(
     process.run(job_id)
     process.stop()
     assert bench.job(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_worker_signs_off_before_it_waits_for_what_it_tidies(bench: Bench) -> None:
+    settings = bench.settings.model_copy(update={"child_command": ("true",)})
+    process = WorkerProcess(settings, queue.make_producer(settings))
+    goes_on = threading.Event()
+    begun = threading.Event()
+    process._threads = [Periodic("tidies", lambda: (begun.set(), goes_on.wait(30)), 60)]
+    process.start()
+    stop = threading.Thread(target=process.stop)
+
+    def reports() -> bool:
+        with transaction(bench.sessions) as session:
+            return session.query(WorkerRecord).count() == 1
+
+    try:
+        assert begun.wait(10)
+        _wait_until(reports)
+        stop.start()
+        _wait_until(lambda: not reports())
+        assert stop.is_alive()
+    finally:
+        goes_on.set()
+    stop.join(10)
 
 
 def test_worker_touches_its_alive_file_until_it_stops(workers: Workers, tmp_path: Path) -> None:

@@ -570,6 +570,8 @@ def test_job_whose_every_worker_falls_silent_fails(sessions: SessionFactory) -> 
             jobs.take_back_expired(session)
     job = _job(sessions, job_id)
     assert (job.status, job.error_code) == (JobStatus.FAILED, "worker_lost")
+    # Not more than that: other attempts may have ended another way.
+    assert "fell silent in attempt 2, which was the last one" in str(job.error_message)
 
 
 def test_silent_worker_of_an_unwanted_job_means_cancelled(sessions: SessionFactory) -> None:
@@ -692,6 +694,16 @@ def test_job_that_a_machine_failed_waits_before_it_is_sent_or_taken(
     assert waits == pytest.approx([30, 60], abs=5)
     assert _claim(sessions, job_id).attempt == 3
     assert _job(sessions, job_id).not_before is None
+
+
+def test_job_that_a_stopped_worker_gave_back_blames_no_machine(
+    sessions: SessionFactory, settings: Settings
+) -> None:
+    _add_worker(sessions)
+    job_id = _new_job(sessions)
+    _release(sessions, _claim(sessions, job_id))
+    reason = _reason(sessions, settings, job_id)
+    assert reason == "Attempt 1 was cut short; a worker takes it up again."
 
 
 def test_job_that_asks_for_cuda_says_that_no_worker_has_it(
