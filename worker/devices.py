@@ -102,12 +102,16 @@ class Slots:
                 self._give_back(slots)
             else:
                 threading.Thread(
-                    target=lambda: (until(), self._give_back(slots)), name="kept slot", daemon=True
+                    target=self._give_back_later, args=(slots, until), name="kept slot", daemon=True
                 ).start()
 
     def keep(self, slot: Slot, until: Callable[[], object]) -> None:
         """Lets a slot that is taken be free only once `until` has returned, in a thread."""
         self._kept[slot.number] = until
+
+    def _give_back_later(self, slots: Sequence[Slot], until: Callable[[], object]) -> None:
+        until()
+        self._give_back(slots)
 
     def _give_back(self, slots: Sequence[Slot]) -> None:
         with self._changed:

@@ -189,7 +189,12 @@ def test_worker_signs_off_before_it_waits_for_what_it_tidies(bench: Bench) -> No
     process = WorkerProcess(settings, queue.make_producer(settings))
     goes_on = threading.Event()
     begun = threading.Event()
-    process._threads = [Periodic("tidies", lambda: (begun.set(), goes_on.wait(30)), 60)]
+
+    def tidy() -> None:
+        begun.set()
+        goes_on.wait(30)
+
+    process._threads = [Periodic("tidies", tidy, 60)]
     process.start()
     stop = threading.Thread(target=process.stop)
 
