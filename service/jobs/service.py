@@ -580,7 +580,7 @@ def jobs_to_resend(
 
 
 def mark_unsent(session: Session, job_id: str) -> None:
-    """The broker did not take the job's message."""
+    """The job has no message any more: the broker did not take it, or its worker cannot."""
     jobs = JobRepository.from_session(session)
     jobs.touch_if(job_id, Job.status == JobStatus.QUEUED, sent_at=None)
 

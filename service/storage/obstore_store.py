@@ -285,8 +285,11 @@ class ObstoreStore:
         self, stored: Path, key: str, path: Path, check: Callable[[], object]
     ) -> StoredObject:
         """By the kernel, then hashed: obstore's stream took five times as long for a gigabyte."""
-        with self._named_errors(key):
-            source = stored.open("rb")
+        try:
+            with self._named_errors(key):
+                source = stored.open("rb")
+        except OSError as error:  # a share that is away, most often
+            raise StorageError(f"the store failed on {key}: {error.strerror}") from error
         with source, path.open("wb") as file:
             while os.sendfile(file.fileno(), source.fileno(), None, COPY_BYTES):
                 check()

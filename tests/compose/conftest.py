@@ -50,6 +50,7 @@ class Installation:
             "SANITIZER_PORT": str(port),
             "SANITIZER_LEASE_SECONDS": "10",
             "SANITIZER_HEARTBEAT_SECONDS": "2",
+            "SANITIZER_RETRY_SECONDS": "1",
             "SANITIZER_RECONCILE_SECONDS": "2",
             "SANITIZER_CHECKPOINT_SECONDS": "1",
             "SANITIZER_CHECKPOINT_STORE_SECONDS": "2",

@@ -20,7 +20,7 @@ from service.storage import (
     TooLarge,
     make_store,
 )
-from service.storage.obstore_store import PART_BYTES
+from service.storage.obstore_store import PART_BYTES, ObstoreStore
 from tests.s3 import S3Server
 
 KEY = "models/model_01"
@@ -386,3 +386,12 @@ def test_ping_of_a_store_that_is_gone_raises(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("now a file")
     with pytest.raises(StorageError):
         store.ping()
+
+
+def test_share_that_is_away_is_a_store_that_does_not_answer(tmp_path: Path) -> None:
+    """Not a missing object: whoever asks may try again."""
+    store = ObstoreStore.local(tmp_path / "store")
+    (tmp_path / "store" / "jobs").write_bytes(b"no folder")
+    with pytest.raises(StorageError) as caught:
+        store.fetch("jobs/artifact_1", tmp_path / "target")
+    assert type(caught.value) is StorageError
