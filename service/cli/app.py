@@ -3,6 +3,7 @@
 Whoever types `--help` should not wait: modules of commands load nothing heavy before they run.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -36,7 +37,11 @@ class CommandLine(TyperGroup):
     """The outermost group: the one place where failures become messages and exit codes."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
-        """Runs the command line and exits the process, without a traceback."""
+        """Runs the command line and exits the process.
+
+        Only what nobody foresaw has a traceback. It must not end as Python ends it, with 1: that
+        says that the policy blocks a model.
+        """
         options["standalone_mode"] = False
         try:
             code = super().main(args, *rest, **options)
@@ -51,7 +56,20 @@ class CommandLine(TyperGroup):
 
             rich_format_error(error)  # type: ignore[arg-type]  # all of them are ClickExceptions
             code = Exit.USAGE
+        except OSError as error:  # a folder that may not be written, a full disk
+            place = f"{os.fsdecode(error.filename)}: " if _is_path(error.filename) else ""
+            say(f"Error: {place}{error.strerror or error}", style="bold red")
+            code = Exit.ERROR
+        except Exception:
+            import traceback
+
+            traceback.print_exc()
+            code = Exit.ERROR
         sys.exit(int(code or 0))
+
+
+def _is_path(filename: object) -> bool:
+    return isinstance(filename, str | bytes)
 
 
 app = typer.Typer(

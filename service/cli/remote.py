@@ -28,7 +28,7 @@ from service.cli.answers import (
 from service.cli.config import Login, is_loopback
 from service.cli.failures import NoAnswer, Refused, Unreachable
 from service.cli.sse import EventParser, parse
-from service.cli.uploading import CountedFile, OnBytes
+from service.cli.uploading import CountedFile, OnBytes, sendable
 
 Kind = TypeVar("Kind", bound=Answer)
 
@@ -259,7 +259,7 @@ class Remote:
                     "POST",
                     path,
                     data=form,
-                    files={"file": (file.name, content, "application/octet-stream")},
+                    files={"file": (sendable(file.name), content, "application/octet-stream")},
                     headers=headers,
                     timeout=UPLOAD_TIMEOUT,
                 )

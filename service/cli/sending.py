@@ -8,7 +8,7 @@ from service.cli.answers import DatasetAnswer, ModelAnswer
 from service.cli.failures import WrongUsage
 from service.cli.progress import bytes_bar, count_bar
 from service.cli.remote import Remote
-from service.cli.uploading import images_in, readable_file, sha256_of, zipped
+from service.cli.uploading import images_in, readable_file, sendable, sha256_of, zipped
 
 
 def send_model(remote: Remote, path: Path, fields: Mapping[str, Any]) -> ModelAnswer:
@@ -27,7 +27,7 @@ def send_data(remote: Remote, given: str, fields: Mapping[str, Any]) -> DatasetA
     path = Path(given)
     if not path.is_dir():
         return _send_archive(remote, readable_file(path), fields)
-    named = {"name": path.resolve().name, **fields}
+    named = {"name": sendable(path.resolve().name), **fields}
     with (
         count_bar(f"Packing {path}", len(images_in(path))) as on_file,
         zipped(path, on_file) as archive,

@@ -99,6 +99,11 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
+def sendable(name: str) -> str:
+    """A file's name as text that can be sent: bytes of it that are no UTF-8 are replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 @contextmanager
 def zipped(folder: Path, on_file: Callable[[], None] | None = None) -> Iterator[Path]:
     """An archive of the class folders of a folder, gone after the block.
@@ -106,11 +111,12 @@ def zipped(folder: Path, on_file: Callable[[], None] | None = None) -> Iterator[
     Stored, not deflated: images are compressed already.
 
     Raises:
-        UnsupportedInput: It holds no class folders.
+        UnsupportedInput: It holds no class folders, or a name that an archive cannot hold.
     """
     files = images_in(folder)
+    _refuse_names(folder, files)
     with TemporaryDirectory(prefix="sanitizer-") as temporary:
-        path = Path(temporary) / f"{folder.resolve().name or 'data'}.zip"
+        path = Path(temporary) / f"{sendable(folder.resolve().name) or 'data'}.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for file in files:
                 # The same folder gives the same archive: no times, no permissions.
@@ -123,6 +129,19 @@ def zipped(folder: Path, on_file: Callable[[], None] | None = None) -> Iterator[
                 if on_file is not None:
                     on_file()
         yield path
+
+
+def _refuse_names(folder: Path, files: list[Path]) -> None:
+    # Another name for them could be one that is there, and folders' names are those of classes.
+    names = {file: str(file.relative_to(folder)) for file in files}
+    wrong = [file for file, name in names.items() if sendable(name) != name]
+    if wrong:
+        raise UnsupportedInput(
+            f"{sendable(str(wrong[0]))}: this name is not UTF-8, as names in an archive must be"
+            + (f", nor are those of {len(wrong) - 1} more files." if len(wrong) > 1 else "."),
+            hint="Rename them (`convmv -f latin1 -t utf8 -r --notest FOLDER`), or pack the folder "
+            "into a zip yourself.",
+        )
 
 
 def _ignore(_count: int) -> None:

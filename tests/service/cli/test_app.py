@@ -105,12 +105,25 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
     assert "sanitizer up" in answer.stderr
 
 
-def test_an_unforeseen_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_keeps_its_traceback_and_is_not_taken_for_a_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(_settings: object) -> None:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr("service.cli.founding.upgrade", fail)
-    assert isinstance(run("migrate").exception, ZeroDivisionError)
+    answer = run("migrate")
+    assert answer.exit_code == Exit.ERROR
+    assert "Traceback" in answer.stderr
+    assert "ZeroDivisionError: ours" in answer.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named_and_is_not_taken_for_a_verdict() -> None:
+    arguments = ["run", "--model", "m.pth", "--clean", "c.zip", "--out", "/proc/nope/out"]
+    answer = run(*arguments)
+    assert answer.exit_code == Exit.ERROR
+    assert answer.stderr.startswith("Error: /proc/nope")
+    assert "Traceback" not in answer.stderr
 
 
 def test_help_loads_nothing_heavy() -> None:

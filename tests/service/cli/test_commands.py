@@ -266,6 +266,19 @@ def test_a_model_is_downloaded_into_a_folder(
     assert "--force" in again.stderr
 
 
+def test_a_place_that_cannot_be_written_is_named_and_is_not_taken_for_a_verdict(
+    run_command: RunCommand, login: Login, api: Remote, model_file: Path, tmp_path: Path
+) -> None:
+    model = api.upload_model(model_file, {})
+    answer = run_command("download", model.id, "--output", "/proc/nope/x")
+    assert answer.exit_code == Exit.ERROR
+    assert "Error: /proc/nope: No such file or directory" in answer.stderr
+    (tmp_path / "config").write_text("no folder")
+    answer = run_command("login", login.url, "--key", login.api_key)
+    assert answer.exit_code == Exit.ERROR
+    assert f"Error: {tmp_path / 'config'}" in answer.stderr
+
+
 def test_of_a_job_whose_model_was_deleted_the_rest_is_downloaded(
     run_command: RunCommand,
     app: FastAPI,

@@ -1,4 +1,6 @@
 import hashlib
+import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -46,6 +48,24 @@ def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"x")
     with pytest.raises(UnsupportedInput, match="one folder a class"):
         images_in(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_a_name_that_an_archive_cannot_hold_is_refused_and_named(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "0" / os.fsdecode(b"\xe9.png")).write_bytes(b"e")
+    with (
+        pytest.raises(UnsupportedInput, match=r"digits/0/\N{REPLACEMENT CHARACTER}\.png: .*UTF-8"),
+        zipped(folder),
+    ):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_the_name_of_the_folder_itself_may_be_any(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path).rename(tmp_path / os.fsdecode(b"\xe9"))
+    with zipped(folder) as path:
+        assert path.name == "\N{REPLACEMENT CHARACTER}.zip"
 
 
 def test_a_checksum_is_that_of_the_content_and_counts_it(tmp_path: Path) -> None:
