@@ -88,9 +88,19 @@ def queue_of(device: str | None) -> str:
     return f"{QUEUE}.{device}" if device else QUEUE
 
 
-def queues_taken(*, has_cuda: bool) -> list[str]:
-    """The queues that a worker takes jobs from."""
-    return [queue_of(device) for device in DEVICES if has_cuda or device is not Device.CUDA]
+def queues_taken(*, has_cuda: bool, only_asked_for: bool = False) -> list[str]:
+    """The queues that a worker takes jobs from.
+
+    Args:
+        has_cuda: Whether it computes on CUDA devices.
+        only_asked_for: Whether it leaves jobs alone that name no device.
+    """
+    left = set() if has_cuda else {Device.CUDA}
+    return [
+        queue_of(device)
+        for device in DEVICES
+        if device not in left and not (only_asked_for and device is None)
+    ]
 
 
 def send_job(celery: Celery, job_id: str, device: str | None = None) -> None:

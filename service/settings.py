@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         pattern="^(auto|cpu|cuda)$",
         description="Where jobs compute that do not say: auto, cpu or cuda.",
     )
+    only_asked_for: bool = Field(
+        default=False,
+        description="The worker takes jobs alone that name a device it has, and leaves those that "
+        "name none to others: for the CPU workers of a fleet with GPUs.",
+    )
     slots: int = Field(default=1, ge=1, description="Jobs at a time in one worker: one per device.")
     threads_per_job: int | None = Field(
         default=None,

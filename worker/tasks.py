@@ -22,8 +22,9 @@ def make_app(settings: Settings) -> Celery:
     isolation.require(settings, landlock.find_version())
     app = queue.make_celery(settings, "sanitizer.worker")
     has_cuda = uses_cuda(Device(settings.device), find_cuda_devices())
+    taken = queue.queues_taken(has_cuda=has_cuda, only_asked_for=settings.only_asked_for)
     app.conf.update(
-        task_queues=[Queue(name) for name in queue.queues_taken(has_cuda=has_cuda)],
+        task_queues=[Queue(name) for name in taken],
         worker_pool="threads",
         worker_concurrency=settings.slots,
         worker_prefetch_multiplier=1,

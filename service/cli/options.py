@@ -98,6 +98,13 @@ Seed = Annotated[int | None, typer.Option(help="Of every random choice of the ru
 Devices = Annotated[
     int | None, typer.Option(help="So many devices of one machine share the run; 1 if left out.")
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu or cuda. Left out: a GPU where there is one; with a server, what the worker that "
+        "takes the job has."
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option(

@@ -248,6 +248,9 @@ def test_gpu_overlay_has_a_worker_with_one_device_beside_the_other(kustomize: li
     assert (values["SANITIZER_DEVICE"], values["CUDA_VISIBLE_DEVICES"]) == ("cuda", "0")
     (other,) = rendered["Deployment worker"]["containers"]
     assert "nvidia.com/gpu" not in other["resources"]["limits"]
+    assert "SANITIZER_ONLY_ASKED_FOR" not in values
+    others = {entry["name"]: entry.get("value") for entry in other["env"]}
+    assert others["SANITIZER_ONLY_ASKED_FOR"] == "true"
 
 
 def test_site_overlay_says_where_images_and_backends_are(kustomize: list[str]) -> None:

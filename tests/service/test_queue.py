@@ -135,6 +135,10 @@ def test_only_a_worker_with_cuda_takes_jobs_that_ask_for_it() -> None:
     assert "sanitizer.jobs.cuda" in queue.queues_taken(has_cuda=True)
 
 
+def test_a_worker_may_leave_jobs_that_name_no_device_to_others() -> None:
+    assert queue.queues_taken(has_cuda=False, only_asked_for=True) == ["sanitizer.jobs.cpu"]
+
+
 def test_certificate_of_the_broker_is_checked_unless_the_address_says_otherwise(
     settings: Settings,
 ) -> None:

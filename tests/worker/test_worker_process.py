@@ -213,6 +213,22 @@ def test_worker_signs_off_before_it_waits_for_what_it_tidies(bench: Bench) -> No
     stop.join(10)
 
 
+def test_worker_that_takes_only_what_asks_for_it_leaves_jobs_that_name_no_device(
+    bench: Bench, workers: Workers
+) -> None:
+    producer = queue.make_producer(bench.settings)
+    for_any, for_cpu = bench.add_job(), bench.add_job(device="cpu")
+    with transaction(bench.sessions) as session:
+        for job_id in (for_any, for_cpu):
+            jobs.mark_sent(session, job_id)
+    queue.send_job(producer, for_any)
+    queue.send_job(producer, for_cpu, "cpu")
+    workers.start("succeed", only_asked_for=True)
+    workers.wait_until(lambda: _has_status(bench, for_cpu, JobStatus.SUCCEEDED))
+    assert _has_status(bench, for_any, JobStatus.QUEUED)
+    assert queue.count_messages(producer) == 1
+
+
 def test_worker_touches_its_alive_file_until_it_stops(workers: Workers, tmp_path: Path) -> None:
     path = tmp_path / "alive"
     process = workers.start("succeed", alive_file=path)

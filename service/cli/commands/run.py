@@ -45,9 +45,7 @@ def run(
     durability: options.Durability = None,
     seed: options.Seed = None,
     devices: options.Devices = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; a GPU where there is one if left out.")
-    ] = None,
+    device: options.Device = None,
     precision: options.Precision = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder of the checkpoint; OUT/work if left out.")

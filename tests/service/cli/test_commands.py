@@ -153,6 +153,7 @@ def test_submit_sends_what_the_options_say(
     method = ["--method", "argd", "--preset", "paper", "--set", "student.batch_size=32"]
     policy = ["--max-asr", "0.1", "--max-accuracy-drop", "0.02", "--name", "nightly"]
     asked = [*options, *method, *policy, "--durability", "--precision", "float32"]
+    asked += ["--device", "cpu"]
     job_id = submitted(run_command, model_file, images_zip, *asked)
     request = api.job(job_id).document["request"]
     assert request["clean_data"]["images"] == 20
@@ -163,7 +164,7 @@ def test_submit_sends_what_the_options_say(
     assert request["policy"]["max_accuracy_drop"] == 0.02
     assert (request["seed"], request["name"]) == (7, "nightly")
     assert (request["durability"], request["inspect"]) == (True, False)
-    assert request["precision"] == "float32"
+    assert (request["precision"], request["device"]) == ("float32", "cpu")
 
 
 def test_a_cancelled_job_is_tried_again_and_deleted(
