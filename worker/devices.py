@@ -1,6 +1,8 @@
 """Which devices this worker has, found without touching CUDA, and who uses which."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +12,19 @@ from pathlib import Path
 
 from sanitizer.errors import NotEnoughDevices
 from sanitizer.spec import Device
+from service.settings import Settings
 
 CHECK_SECONDS = 0.5
+PROBE_SECONDS = 120.0
+PROBE = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
+"""As `sanitizer.compute` looks; in a process of its own, since this one never touches CUDA."""
+
+
+class CudaUnusable(Exception):
+    """This worker is set up for CUDA, and torch cannot use it here.
+
+    A worker that started all the same would fail every job that it takes.
+    """
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,57 @@ def find_cuda_devices(
     # By position, not by name: CUDA counts those that are there, and a container that was given
     # the machine's fourth device alone calls it 0.
     return [str(position) for position, _ in enumerate(filter(str.isdecimal, names))]
+
+
+def usable_cuda_devices(
+    settings: Settings,
+    environment: Mapping[str, str] = os.environ,
+    folder: Path = Path("/dev"),
+) -> list[str]:
+    """The CUDA devices that runs of this worker can use, as torch sees them in a child process.
+
+    None where the settings say `cpu`. With a `child_command` torch may be elsewhere: then those
+    that are named, or there, are believed.
+
+    Raises:
+        CudaUnusable: The settings say `cuda`, and there are none.
+    """
+    if settings.device == Device.CPU:
+        return []
+    named = find_cuda_devices(environment, folder)
+    must = settings.device == Device.CUDA
+    if settings.child_command or not (named or must):
+        return named
+    count, said = _count_cuda_devices(environment)
+    if must and count == 0:
+        raise CudaUnusable(
+            "SANITIZER_DEVICE is cuda, and torch finds no CUDA device that it can use "
+            f"(CUDA_VISIBLE_DEVICES: {environment.get('CUDA_VISIBLE_DEVICES', 'not set')}). Look "
+            "at the driver, the container's toolkit and torch's build, or set SANITIZER_DEVICE to "
+            f"cpu or auto. {said}".rstrip()
+        )
+    # Where no device file tells of them, as on WSL, CUDA counts from 0.
+    return named[:count] or [str(number) for number in range(count)]
+
+
+def _count_cuda_devices(environment: Mapping[str, str]) -> tuple[int, str]:
+    """How many torch can use, and what it says beside that."""
+    command = [sys.executable, "-P", "-c", PROBE]
+    try:
+        done = subprocess.run(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return 0, f"It did not answer within {PROBE_SECONDS:.0f} s."
+    words = done.stdout.split()
+    count = int(words[-1]) if done.returncode == 0 and words and words[-1].isdecimal() else 0
+    return count, done.stderr.strip()[-500:]
 
 
 def uses_cuda(device: Device, cuda_devices: Sequence[str]) -> bool:

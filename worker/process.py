@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -18,7 +18,7 @@ from service.storage import make_store
 from service.tracing import NoTracing, make_tracing
 from worker import bytecode, isolation, landlock
 from worker.collect import make_collecting
-from worker.devices import Slot, Slots, find_cuda_devices
+from worker.devices import Slot, Slots
 from worker.folders import remove_stale
 from worker.fonts import FontList
 from worker.heartbeat import Heartbeat, make_worker_id
@@ -46,14 +46,17 @@ class WorkerProcess:
 
     Args:
         producer: Sends messages and wake-ups.
+        cuda_devices: Those that its runs may use.
     """
 
-    def __init__(self, settings: Settings, producer: Celery) -> None:
+    def __init__(
+        self, settings: Settings, producer: Celery, cuda_devices: Sequence[str] = ()
+    ) -> None:
         self.id = make_worker_id()
         self._settings = settings
         self._sessions = for_writing(settings.sessions)
         self._stopping = threading.Event()
-        slots = self._slots = Slots(settings.slots, Device(settings.device), find_cuda_devices())
+        slots = self._slots = Slots(settings.slots, Device(settings.device), cuda_devices)
         store = make_store(settings)
         self._uses_cuda = slots.uses_cuda
         device = "cuda" if slots.uses_cuda else "cpu"
@@ -95,7 +98,8 @@ class WorkerProcess:
     def start(self) -> None:
         """Begins to report and to reconcile."""
         self._settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log.info("worker starts", worker_id=self.id, slots=self._settings.slots)
+        device = "cuda" if self._uses_cuda else "cpu"
+        log.info("worker starts", worker_id=self.id, device=device, slots=self._settings.slots)
         version = landlock.find_version()
         isolation.report(self._settings, version, uses_cuda=self._uses_cuda)
         if isolation.is_on(self._settings, version, uses_cuda=self._uses_cuda):

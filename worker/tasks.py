@@ -2,6 +2,7 @@
 
 import functools
 
+import structlog
 from celery import Celery, signals
 from kombu import Queue
 
@@ -11,8 +12,10 @@ from service.settings import Settings
 from service.tracing import require_installed
 from worker import isolation, landlock
 from worker.bootsteps import connect_again_after_a_lost_acknowledgement, touch_while_alive
-from worker.devices import find_cuda_devices, uses_cuda
+from worker.devices import find_cuda_devices, usable_cuda_devices, uses_cuda
 from worker.process import WorkerProcess
+
+log = structlog.get_logger(__name__)
 
 
 def make_app(settings: Settings) -> Celery:
@@ -21,7 +24,8 @@ def make_app(settings: Settings) -> Celery:
     require_installed(settings)
     isolation.require(settings, landlock.find_version())
     app = queue.make_celery(settings, "sanitizer.worker")
-    has_cuda = uses_cuda(Device(settings.device), find_cuda_devices())
+    cuda_devices = usable_cuda_devices(settings)
+    has_cuda = uses_cuda(Device(settings.device), cuda_devices)
     taken = queue.queues_taken(has_cuda=has_cuda, only_asked_for=settings.only_asked_for)
     app.conf.update(
         task_queues=[Queue(name) for name in taken],
@@ -46,7 +50,7 @@ def make_app(settings: Settings) -> Celery:
     @functools.cache
     def process() -> WorkerProcess:
         # Made when the worker starts, not when this app is imported: it opens the store.
-        return WorkerProcess(settings, queue.make_producer(settings))
+        return WorkerProcess(settings, queue.make_producer(settings), cuda_devices)
 
     def run_job(job_id: str) -> None:
         process().run(job_id)
@@ -55,6 +59,8 @@ def make_app(settings: Settings) -> Celery:
 
     def start(**_: object) -> None:
         logs.configure(settings)  # Celery's own time for it comes later
+        if not has_cuda and settings.device == Device.AUTO and (there := find_cuda_devices()):
+            log.warning("torch can use no CUDA device; this worker computes on CPUs", there=there)
         process().start()
 
     # The signals are of the whole process, and a worker process has one app. `weak` is off because

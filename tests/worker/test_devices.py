@@ -1,13 +1,16 @@
 """Devices are found without touching CUDA, and dealt out among the slots."""
 
+import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sanitizer.errors import NotEnoughDevices
 from sanitizer.spec import Device
-from worker.devices import Slots, find_cuda_devices
+from service.settings import Settings
+from worker.devices import CudaUnusable, Slots, find_cuda_devices, usable_cuda_devices
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,29 @@ def test_without_a_name_the_device_files_are_counted_as_cuda_does(tmp_path: Path
     for name in ("nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm", "null"):
         (tmp_path / name).touch()
     assert find_cuda_devices({}, tmp_path) == ["0", "1"]
+
+
+def unseen(device: str, **changes: Any) -> Settings:
+    return Settings(_env_file=None, device=device, **changes)
+
+
+HIDDEN = {**os.environ, "CUDA_VISIBLE_DEVICES": "GPU-that-no-machine-has"}
+
+
+def test_a_worker_for_cuda_does_not_start_where_torch_cannot_use_it() -> None:
+    with pytest.raises(CudaUnusable, match=r"GPU-that-no-machine-has.* cpu or auto"):
+        usable_cuda_devices(unseen("cuda"), HIDDEN)
+
+
+def test_devices_that_torch_cannot_use_are_none_where_any_device_will_do() -> None:
+    assert usable_cuda_devices(unseen("auto"), HIDDEN) == []
+
+
+def test_torch_is_not_asked_where_nothing_depends_on_it(tmp_path: Path) -> None:
+    assert usable_cuda_devices(unseen("cpu"), {"CUDA_VISIBLE_DEVICES": "0"}) == []
+    assert usable_cuda_devices(unseen("auto"), {}, tmp_path) == []
+    elsewhere = unseen("cuda", child_command=("bwrap", "python"))
+    assert usable_cuda_devices(elsewhere, {"CUDA_VISIBLE_DEVICES": "0,1"}) == ["0", "1"]
 
 
 def test_each_slot_has_a_device_of_its_own() -> None:

@@ -229,6 +229,12 @@ def test_worker_that_takes_only_what_asks_for_it_leaves_jobs_that_name_no_device
     assert queue.count_messages(producer) == 1
 
 
+def test_worker_for_cuda_ends_at_once_where_torch_cannot_use_it(workers: Workers) -> None:
+    process = workers.start("succeed", device="cuda", child_command=())
+    assert process.wait(WAIT_SECONDS) != 0
+    assert "CudaUnusable: SANITIZER_DEVICE is cuda, and torch finds no" in workers.read_logs()
+
+
 def test_worker_touches_its_alive_file_until_it_stops(workers: Workers, tmp_path: Path) -> None:
     path = tmp_path / "alive"
     process = workers.start("succeed", alive_file=path)
