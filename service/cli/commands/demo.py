@@ -23,8 +23,8 @@ def demo(
     """
     from tempfile import TemporaryDirectory
 
+    from service.cli.processes import interrupted_by_signals
     from service.cli.showcase import show
-    from service.cli.stack import interrupted_by_signals
 
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise WrongUsage(f"{keep} is not empty.", hint="Give a folder that is not there yet.")

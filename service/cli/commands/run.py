@@ -99,7 +99,7 @@ def _run(spec: Path, out: Path, work: Path | None, *, strict: bool, as_json: boo
     from service.cli.answers import Figures
     from service.cli.child import show_run
     from service.cli.following import exit_of_verdict, show_figures, show_verdict
-    from service.cli.stack import interrupted_by_signals
+    from service.cli.processes import interrupted_by_signals
 
     arguments = ["-m", "sanitizer", "run", str(spec), "--out", str(out), "--exit-with-parent"]
     try:

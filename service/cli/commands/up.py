@@ -25,7 +25,8 @@ def up(
     from service.cli import founding
     from service.cli.attending import attend
     from service.cli.embedded import embedded_settings, first_key, locked
-    from service.cli.stack import Stack, interrupted_by_signals
+    from service.cli.processes import interrupted_by_signals
+    from service.cli.stack import Stack
 
     _warn_about(host)
     try:

