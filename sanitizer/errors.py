@@ -83,7 +83,7 @@ class UnsafeCheckpoint(InputError):
     code = "unsafe_checkpoint"
 
     def __init__(self, blocked_globals: Sequence[str]) -> None:
-        listed = _some(blocked_globals, 20)
+        listed = some(blocked_globals, 20)
         super().__init__(
             "The checkpoint is refused, and nothing in it was executed: its pickle names "
             f"{listed}. Only tensors in plain containers are accepted. Save the weights alone, "
@@ -114,12 +114,12 @@ class ArchitectureMismatch(InputError):
         """`misshaped` maps a key to its (expected, received) shapes."""
         parts = []
         if missing:
-            parts.append(f"{len(missing)} keys are missing ({_some(missing)})")
+            parts.append(f"{len(missing)} keys are missing ({some(missing)})")
         if unexpected:
-            parts.append(f"{len(unexpected)} keys are unexpected ({_some(unexpected)})")
+            parts.append(f"{len(unexpected)} keys are unexpected ({some(unexpected)})")
         if misshaped:
             shapes = [f"{k}: {list(e)} expected, {list(r)} came" for k, (e, r) in misshaped.items()]
-            parts.append(f"{len(misshaped)} keys have another shape ({_some(shapes)})")
+            parts.append(f"{len(misshaped)} keys have another shape ({some(shapes)})")
         super().__init__(
             f"The weights do not fit {architecture}: {'; '.join(parts)}. Name the architecture the "
             "weights were trained with, or 'auto'.",
@@ -249,8 +249,9 @@ class InternalError(SanitizerError):
     code = "internal_error"
 
 
-def _some(items: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(_bounded(item) for item in items[:limit])
+def some(items: Sequence[str], limit: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
+    shown = ", ".join(_bounded(item) for item in items[:limit]) or "nothing"
     return shown if len(items) <= limit else f"{shown}, and {len(items) - limit} more"
 
 

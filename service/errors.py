@@ -357,6 +357,19 @@ class UnknownDataFormat(ServiceError):
     )
 
 
+class UnknownModelFormat(ServiceError):
+    """The file is surely no checkpoint."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "unknown_model_format"
+    title = "The file is no checkpoint"
+    explanation = (
+        "Models are safetensors, or files of `torch.save` that hold tensors alone. What is told by "
+        "a file's first bytes, or by the names in an archive, is refused at once; a file that "
+        "passes may still be refused by the job that reads it."
+    )
+
+
 class ProbeOutsideImage(InvalidRequest):
     """A patch does not lie within the model's input."""
 

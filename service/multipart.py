@@ -33,6 +33,8 @@ MAX_FILENAME_BYTES = 150
 
 Fields = TypeVar("Fields", bound=BaseModel)
 Look = Callable[[bytes, str], object]
+TAIL_BYTES = 1 << 20
+"""Enough for the directory of a zip with ten thousand members."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +48,8 @@ class Upload:
     stored: StoredObject
     head: bytes
     """The first bytes of the file."""
+    tail: bytes
+    """Its last bytes."""
     fields: dict[str, Any]
     kept: bool = False
     """Whether the file stays in the store when the request fails: a row may name it."""
@@ -121,7 +125,7 @@ async def receive(
         async with aclosing(parts):
             collected: dict[str, list[str]] = {}
             budget = MAX_FIELD_BYTES
-            file: tuple[str, StoredObject, bytes] | None = None
+            file: tuple[str, StoredObject, _Content] | None = None
             async for part in parts:
                 if not isinstance(part, _Begin):
                     continue  # data after the end of a part: the preamble's
@@ -137,7 +141,7 @@ async def receive(
                     except TooLarge as error:
                         raise errors.ContentTooLarge(limit, None) from error
                     stored = True
-                    file = (name, received, bytes(content.head))
+                    file = (name, received, content)
                 else:
                     value = bytearray()
                     async for chunk in _Content(parts).chunks():
@@ -148,14 +152,15 @@ async def receive(
                     collected.setdefault(part.name, []).append(_text(part.name, value))
         if file is None:
             raise _wrong_file("is missing: send the file in a part with this name")
-        filename, received, head = file
+        filename, received, content = file
         if received.bytes == 0:
             raise errors.EmptyFile(f"The file {filename} has no content.")
         values = _values(fields, collected)
         expected = values.get("sha256")
         if isinstance(expected, str) and expected.lower() != received.sha256:
             raise errors.ChecksumMismatch(expected.lower(), received.sha256)
-        upload = Upload(key, filename, received, head, values)
+        head, tail = bytes(content.head), bytes(content.tail[-TAIL_BYTES:])
+        upload = Upload(key, filename, received, head, tail, values)
         yield upload
     finally:
         if stored and not (upload and upload.kept):
@@ -221,6 +226,7 @@ class _Content:
         self._look = look
         self._filename = filename
         self.head = bytearray()
+        self.tail = bytearray()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The data until the part ends."""
@@ -234,6 +240,9 @@ class _Content:
                     self.head += event.data[: self.HEAD_BYTES - len(self.head)]
                     if len(self.head) == self.HEAD_BYTES:
                         self._look(bytes(self.head), self._filename)
+                self.tail += event.data
+                if len(self.tail) > 2 * TAIL_BYTES:
+                    del self.tail[:-TAIL_BYTES]
                 yield event.data
 
 

@@ -14,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -24,8 +24,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sanitizer.errors import TrainingDiverged, UnreadableCheckpoint, UnsafeCheckpoint
+from sanitizer.errors import TrainingDiverged, UnreadableCheckpoint, UnsafeCheckpoint, some
 from sanitizer.networks.pickle_scan import ITEM_BYTES, DamagedPickle, PickleScan, scan_pickle
+from sanitizer.networks.signatures import (
+    EXPECTED,
+    LEGACY_MAGIC,
+    LEGACY_START,
+    SAVE_PLAINLY,
+    ZIP_START,
+    checkpoint_folder,
+    foreign_kind,
+    is_safetensors,
+)
 
 MAX_EXPANSION = 4
 """Unpacked bytes per byte of the file. PyTorch does not compress, and weights hardly can be."""
@@ -42,9 +52,7 @@ _ZIP_ERRORS = (
     EOFError,
     OSError,
 )
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_LEGACY_START = pickle.dumps(_LEGACY_MAGIC, protocol=2)
 
 _WRAPPERS = (
     "state_dict",
@@ -77,8 +85,6 @@ _LEGACY_STORAGES: Mapping[torch.dtype, type] = {
 _DTYPES = frozenset(
     {*_LEGACY_STORAGES, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32}
 )
-
-_SAVE_PLAINLY = "Save the weights with torch.save(model.state_dict(), path), or as safetensors."
 
 
 @dataclass(frozen=True)
@@ -122,11 +128,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(512)
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(ZIP_START):
         return _read_zip(path, size)
-    if head.startswith(_LEGACY_START):
+    if head.startswith(LEGACY_START):
         return _read_legacy(path, size)
-    if head[8:9] == b"{":
+    if is_safetensors(head):
         return _read_safetensors(path, size)
     _refuse_foreign(path, size, head)
 
@@ -191,32 +197,19 @@ def _scan_zip(path: Path, size: int) -> PickleScan:
                 raise UnreadableCheckpoint(
                     f"The archive of {size} bytes unpacks to {unpacked} bytes in {len(entries)} "
                     f"entries; at most {MAX_EXPANSION} times its size in {MAX_ARCHIVE_ENTRIES} "
-                    f"entries is read. {_SAVE_PLAINLY}"
+                    f"entries is read. {SAVE_PLAINLY}"
                 )
             if len(set(names)) < len(names):
                 raise UnreadableCheckpoint(
                     "Two entries of the archive have one name, so readers may disagree on what it "
-                    f"holds. {_SAVE_PLAINLY}"
+                    f"holds. {SAVE_PLAINLY}"
                 )
-            roots = [name.removesuffix("data.pkl") for name in names if _is_main_pickle(name)]
-            if len(roots) != 1:
-                raise UnreadableCheckpoint(
-                    "The file is a zip archive but no PyTorch checkpoint: it has no data.pkl, but "
-                    f"{_some(names)}. Upload the weight file itself."
-                )
-            if any(name.startswith(f"{roots[0]}code/") for name in names) or (
-                f"{roots[0]}constants.pkl" in names
-            ):
-                raise UnreadableCheckpoint(
-                    "The file is a TorchScript archive: it holds a program, which is not run here. "
-                    "Load it yourself and save its weights, torch.save(dict(model.state_dict()), "
-                    "path), or as safetensors."
-                )
-            main = archive.getinfo(f"{roots[0]}data.pkl")
+            root = checkpoint_folder(names)
+            main = archive.getinfo(f"{root}data.pkl")
             if main.file_size > MAX_PICKLE_BYTES:
                 raise UnreadableCheckpoint(
                     f"The structure of the checkpoint takes {main.file_size} bytes, at most "
-                    f"{MAX_PICKLE_BYTES} are read: it holds more than weights. {_SAVE_PLAINLY}"
+                    f"{MAX_PICKLE_BYTES} are read: it holds more than weights. {SAVE_PLAINLY}"
                 )
             with archive.open(main) as stream:
                 scan = _scan(BytesIO(stream.read()), main.file_size)
@@ -230,14 +223,9 @@ def _scan_zip(path: Path, size: int) -> PickleScan:
         _check_storage(
             f"storage {storage.key!r}",
             declared=storage.numel * ITEM_BYTES.get(storage.type_name, 1),
-            present=sizes.get(f"{roots[0]}data/{storage.key}", 0),
+            present=sizes.get(f"{root}data/{storage.key}", 0),
         )
     return scan
-
-
-def _is_main_pickle(name: str) -> bool:
-    folder, _, file = name.rpartition("/")
-    return file == "data.pkl" and bool(folder) and "/" not in folder
 
 
 def _read_legacy(path: Path, size: int) -> Checkpoint:
@@ -250,7 +238,7 @@ def _read_legacy(path: Path, size: int) -> Checkpoint:
     if set(keys) != set(storages):
         raise UnreadableCheckpoint(
             f"The checkpoint refers to {len(storages)} blocks of memory and stores {len(keys)}. "
-            f"{_SAVE_PLAINLY}"
+            f"{SAVE_PLAINLY}"
         )
     # torch allocates what the pickle declares before it looks at what is there.
     declared = sum(8 + s.numel * ITEM_BYTES.get(s.type_name, 1) for s in storages.values())
@@ -272,7 +260,7 @@ def _scan(stream: BinaryIO, end: int) -> PickleScan:
     if scan.other_references:
         raise UnreadableCheckpoint(
             f"The checkpoint refers to {scan.other_references} things that are no tensors. "
-            f"{_SAVE_PLAINLY}"
+            f"{SAVE_PLAINLY}"
         )
     return scan
 
@@ -306,16 +294,16 @@ def _load_pytorch(
         if scan.protocol > 2:
             raise UnreadableCheckpoint(
                 f"The checkpoint uses pickle protocol {scan.protocol}; weights alone are read from "
-                f"protocol 2, the default of torch.save. {_SAVE_PLAINLY}"
+                f"protocol 2, the default of torch.save. {SAVE_PLAINLY}"
             ) from None
         raise UnreadableCheckpoint(
             f"torch.load(weights_only=True) refuses the checkpoint of {size} bytes: "
-            f"{_first_line(error)}. Upload it again from the original. {_SAVE_PLAINLY}"
+            f"{_first_line(error)}. Upload it again from the original. {SAVE_PLAINLY}"
         ) from None
     found = _locate(loaded)
     if found is None:
         raise UnreadableCheckpoint(
-            f"The file holds no weights by name: {_describe(loaded)} was found. {_SAVE_PLAINLY}"
+            f"The file holds no weights by name: {_describe(loaded)} was found. {SAVE_PLAINLY}"
         )
     weights = {name: value for name, value in found.node.items() if isinstance(value, Tensor)}
     extras = [name for name, value in found.node.items() if not isinstance(value, Tensor)]
@@ -354,7 +342,7 @@ def _locate(node: object, path: tuple[str, ...] = ()) -> _Found | None:
         return _Found(path, node, ())
     if not named and len(inner) > 1:
         raise UnreadableCheckpoint(
-            f"The file holds several sets of weights, {_some(sorted(inner))}, and none is called "
+            f"The file holds several sets of weights, {some(sorted(inner))}, and none is called "
             f"{_WRAPPERS[0]!r} or {_WRAPPERS[3]!r}: save the one to be sanitized alone."
         )
     if not inner:
@@ -392,19 +380,19 @@ def _versions(node: Mapping[str, Any]) -> tuple[tuple[str, int | None], ...] | N
 def _checked(tensors: Mapping[str, Any], size: int) -> dict[str, Tensor]:
     """Contiguous copies, once it is sure that all are plain, as large as they claim, and finite."""
     if not tensors:
-        raise UnreadableCheckpoint(f"The file of {size} bytes holds no tensor. {_SAVE_PLAINLY}")
+        raise UnreadableCheckpoint(f"The file of {size} bytes holds no tensor. {SAVE_PLAINLY}")
     odd = [f"{name}: {what}" for name, tensor in tensors.items() if (what := _oddity(tensor))]
     if odd:
         raise UnreadableCheckpoint(
-            f"Only dense tensors of floats, integers or booleans can be read; {_some(odd)}. "
-            f"{_SAVE_PLAINLY}",
+            f"Only dense tensors of floats, integers or booleans can be read; {some(odd)}. "
+            f"{SAVE_PLAINLY}",
             keys=[name.partition(": ")[0] for name in odd],
         )
     unpacked = sum(tensor.nbytes for tensor in tensors.values())
     if unpacked > MAX_EXPANSION * size:
         raise UnreadableCheckpoint(
             f"The tensors take {unpacked} bytes but the file has only {size}: its tensors share "
-            f"memory far more than weights do. {_SAVE_PLAINLY}"
+            f"memory far more than weights do. {SAVE_PLAINLY}"
         )
     plain = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -414,7 +402,7 @@ def _checked(tensors: Mapping[str, Any], size: int) -> dict[str, Tensor]:
     if broken:
         raise UnreadableCheckpoint(
             f"{len(broken)} of the {len(plain)} tensors hold values that are infinite or not a "
-            f"number: {_some(broken)}. Such a model cannot classify; export it again.",
+            f"number: {some(broken)}. Such a model cannot classify; export it again.",
             keys=broken,
         )
     return plain
@@ -484,14 +472,14 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor], like: Checkpoint) 
     if set(state) != set(like.state):
         raise ValueError(
             f"the weights to write are not those of the upload: missing "
-            f"{_some(sorted(set(like.state) - set(state)))}, unexpected "
-            f"{_some(sorted(set(state) - set(like.state)))}"
+            f"{some(sorted(set(like.state) - set(state)))}, unexpected "
+            f"{some(sorted(set(state) - set(like.state)))}"
         )
     tensors = {name: _as_uploaded(name, state[name], old) for name, old in like.state.items()}
     broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if broken:
         raise TrainingDiverged(
-            f"The weights cannot be written: {_some(broken)} hold values that are infinite, not a "
+            f"The weights cannot be written: {some(broken)} hold values that are infinite, not a "
             "number, or too large for the number format of the upload. Lower the learning rate, or "
             "upload the model in float32.",
             keys=broken,
@@ -549,7 +537,7 @@ def _write_legacy(stream: BinaryIO, tensors: Mapping[str, Tensor], layout: Layou
         "little_endian": sys.byteorder == "little",
         "type_sizes": {"short": 2, "int": 4, "long": 4},
     }
-    for value in (_LEGACY_MAGIC, _LEGACY_PROTOCOL, system):
+    for value in (LEGACY_MAGIC, _LEGACY_PROTOCOL, system):
         pickle.dump(value, stream, protocol=2)
     pickler = _LegacyPickler(stream, protocol=2)
     pickler.dump(_wrapped(tensors, layout))
@@ -637,35 +625,15 @@ def _refuse_foreign(path: Path, size: int, head: bytes) -> NoReturn:
         raise UnreadableCheckpoint("The file is empty. Upload it again.")
     if head.startswith(b"\x80") or head[:1] in b"c(]})":
         _refuse_plain_pickle(path, size, certain=head.startswith(b"\x80"))
-    if head[:8] in _LEGACY_START or head.startswith(b"PK"):
+    if head[:8] in LEGACY_START or head.startswith(b"PK"):
         raise UnreadableCheckpoint(
             f"The checkpoint is cut short after {size} bytes. Upload it again from the original."
         )
-    looks = next(
-        (what for start, what in _FOREIGN if head.lstrip().lower().startswith(start)), None
-    )
-    what = looks or ("a tar archive" if head[257:262] == b"ustar" else None)
+    what = foreign_kind(head)
     raise UnreadableCheckpoint(
         f"The file is no checkpoint: it has {size} bytes and "
-        f"{f'looks like {what}' if what else f'begins with {head[:16]!r}'}. Expected were "
-        f"safetensors or a file of torch.save. {_SAVE_PLAINLY}"
+        f"{f'looks like {what}' if what else f'begins with {head[:16]!r}'}. {EXPECTED}"
     )
-
-
-_FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"<!doctype html", "a web page, such as a sign-in or error page saved in place of the file"),
-    (b"<html", "a web page, such as a sign-in or error page saved in place of the file"),
-    (b"<?xml", "XML, such as a store's error message"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file it points to"),
-    (b"\x1f\x8b", "gzip: unpack it first"),
-    (b"\x89hdf", "HDF5, such as Keras weights"),
-    (b"\x93numpy", "a NumPy array"),
-    (b"gguf", "GGUF"),
-    (b"rar!", "a RAR archive"),
-    (b"7z\xbc\xaf", "a 7z archive"),
-    (b"{", "JSON"),
-    (b"\x08", "ONNX or another protobuf"),
-)
 
 
 def _refuse_plain_pickle(path: Path, size: int, *, certain: bool) -> None:
@@ -680,7 +648,7 @@ def _refuse_plain_pickle(path: Path, size: int, *, certain: bool) -> None:
     _refuse_blocked(scan)
     raise UnreadableCheckpoint(
         f"The file of {size} bytes is a bare pickle, or the beginning of a checkpoint that was cut "
-        f"short. {_SAVE_PLAINLY}"
+        f"short. {SAVE_PLAINLY}"
     )
 
 
@@ -689,15 +657,10 @@ def _refuse_plain_pickle(path: Path, size: int, *, certain: bool) -> None:
 
 def _describe(loaded: object) -> str:
     if isinstance(loaded, Mapping):
-        return f"a dict with the entries {_some([str(key) for key in loaded])}" if loaded else "{}"
+        return f"a dict with the entries {some([str(key) for key in loaded])}" if loaded else "{}"
     return f"a {type(loaded).__name__}"
 
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
-
-
-def _some(items: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(item[:200] for item in items[:limit]) or "nothing"
-    return shown if len(items) <= limit else f"{shown}, and {len(items) - limit} more"

@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 
 from sanitizer.exits import Exit
 
-UNSUPPORTED_INPUT = frozenset({"unknown_data_format", "empty_file", "unsupported_media_type"})
+UNSUPPORTED_INPUT = frozenset(
+    {"unknown_data_format", "unknown_model_format", "empty_file", "unsupported_media_type"}
+)
 WRONG_REQUEST = frozenset({"invalid_request", "bad_request"})
 
 

@@ -15,6 +15,7 @@ from service.dependencies import Paging, Reader, ReadSession, ServicesDep, Write
 from service.downloads import file_response
 from service.fields import no_nul_in_id
 from service.idempotency import Answer, OnceDep, run_upload
+from service.models import formats
 from service.models import service as models
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelChange, ModelFields, ModelList, ModelOut
@@ -33,7 +34,7 @@ ModelId = Annotated[str, no_nul_in_id, Path(description="Id of a model, `model_.
     summary="Upload a model",
     status_code=201,
     response_model=ModelOut,
-    responses=problems.responses(*UPLOAD_ERRORS, also={201: LOCATION}),
+    responses=problems.responses(*UPLOAD_ERRORS, errors.UnknownModelFormat, also={201: LOCATION}),
     openapi_extra={
         "requestBody": multipart.request_body(
             ModelFields, "The weights: safetensors, or a PyTorch file of tensors alone."
@@ -45,13 +46,15 @@ async def create(
 ) -> JSONResponse:
     """Stores a file of weights, streamed, with its SHA-256.
 
-    The file is not opened here: what is in it is found out, safely, by the first job that uses it.
+    What is surely no checkpoint by its first bytes, or by the names in an archive, is refused. More
+    is not read here: what is in the file is found out, safely, by the first job that uses it.
     Lists (`input_size`, `mean`, `std`) may come as repeated parts, as JSON or with commas between;
     `metadata` comes as JSON.
     """
     model_id = new_id("model")
 
     def store_row(session: Session, upload: Upload) -> Answer:
+        formats.look_into_archive(upload)
         fields = upload.validated(ModelFields)
         out = models.to_out(models.create(session, caller.tenant_id, model_id, upload, fields))
         return Answer(201, out, {"Location": out.links.self_})
@@ -64,6 +67,7 @@ async def create(
         limit=services.settings.max_model_bytes,
         fields=ModelFields,
         work=store_row,
+        look=formats.look,
     )
 
 

@@ -1,7 +1,9 @@
 """Models over HTTP."""
 
 import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,50 @@ def test_uploaded_model_is_answered_listed_and_read_back(client: httpx.Client) -
         "next_cursor": None,
     }
     assert client.get(f"/v1/models/{body['id']}/file").content == CONTENT
+
+
+def zipped(*names: str, padding: int = 0) -> bytes:
+    """A zip with members of these names, the first one as large as it is told."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for number, name in enumerate(names):
+            archive.writestr(name, bytes(0 if number else padding))
+    return content.getvalue()
+
+
+FOREIGN = {
+    "page": (b"<!DOCTYPE html><html>sign in</html>", "a web page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer"),
+    "onnx": (b"\x08\x07\x12\x07pytorch", "ONNX"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + bytes(400), "HDF5"),
+    "gguf": (b"GGUF\x03" + bytes(400), "GGUF"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(400), "gzip: unpack it first"),
+    "tar": (b"model.pth".ljust(257, b"\0") + b"ustar" + bytes(300), "a tar archive"),
+    "npy": (b"\x93NUMPY\x01\x00", "a NumPy array"),
+    "npz": (zipped("images.npy", "labels.npy"), "no data.pkl, but images.npy, labels.npy"),
+    "script": (zipped("m/data/0", "m/data.pkl", "m/code/m.py", "m/constants.pkl"), "TorchScript"),
+    "large": (zipped("photos/a.png", padding=3 << 20), "no data.pkl, but photos/a.png"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_surely_no_checkpoint_is_refused_and_not_kept(
+    client: httpx.Client, settings: Settings, kind: str
+) -> None:
+    content, words = FOREIGN[kind]
+    answer = upload(client, content)
+    assert code_and_pointers(answer) == (422, "unknown_model_format", ["/file"])
+    assert words in answer.json()["detail"]
+    assert stored_files(settings) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [zipped("m/data.pkl", "m/version", "m/data/0", padding=3 << 20), b"\x80\x02\x8a\nl\xfc", b"x"],
+    ids=["zip", "legacy", "unknown"],
+)
+def test_what_may_be_a_checkpoint_is_left_to_the_job(client: httpx.Client, content: bytes) -> None:
+    assert upload(client, content).status_code == 201
 
 
 def test_fields_that_are_left_out_get_their_defaults(client: httpx.Client) -> None:
