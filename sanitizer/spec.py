@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -1062,7 +1063,24 @@ class ModelOptions(Strict):
         return self
 
 
-class ModelSource(ModelOptions):
+class GivenModelOptions(ModelOptions):
+    """`ModelOptions` as somebody gives them; what is stored was given to this or an older one."""
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _for_inputs_up_to_1(
+        cls, values: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        largest = max(values or (0.0,), key=abs)
+        if abs(largest) > 1:
+            raise ValueError(
+                f"{largest:g} came, and inputs are in [0, 1]: expected was a {info.field_name} of "
+                "at most 1 per channel. Divide by 255 what is meant for inputs in [0, 255]."
+            )
+        return values
+
+
+class ModelSource(GivenModelOptions):
     """The suspect model."""
 
     path: Path

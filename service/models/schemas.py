@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from sanitizer.cost.profile import find_profile
-from sanitizer.spec import ModelOptions
+from sanitizer.spec import GivenModelOptions
 from service.fields import Input, Metadata, Name, Output, Time
 from service.pagination import Page
 
 
-class ModelFields(ModelOptions):
+class ModelFields(GivenModelOptions):
     """The fields of an upload beside its file."""
 
     name: Name | None = Field(default=None, description="For people. Null: the file's name.")

@@ -42,3 +42,19 @@ def test_number_of_devices_has_bounds(devices: int) -> None:
 
 def test_one_device_is_what_a_run_has_that_does_not_say() -> None:
     assert validate().devices == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "values"), [("mean", [125.3, 123.0, 113.9]), ("mean", [-1.5]), ("std", [63.0])]
+)
+def test_a_mean_or_std_for_inputs_up_to_255_is_refused(field: str, values: list[float]) -> None:
+    with pytest.raises(ValidationError, match=rf"{values[0]:g} came.*a {field} of .*by 255"):
+        validate(model={"path": "suspect.pth", field: values})
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.0], [1.0]), ([0.5], [1 / 255]), ([-1.0, 1.0], [1.0, 0.2])]
+)
+def test_a_mean_and_std_for_inputs_up_to_1_are_taken(mean: list[float], std: list[float]) -> None:
+    model = validate(model={"path": "suspect.pth", "mean": mean, "std": std}).model
+    assert (model.mean, model.std) == (tuple(mean), tuple(std))

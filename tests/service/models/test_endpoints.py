@@ -180,6 +180,7 @@ def test_file_name_is_kept_for_people_and_made_harmless(
         ({"input_size": "32,-1"}, ["/input_size/1"]),
         ({"mean": "0.5,0.5", "std": "0.5"}, [""]),
         ({"mean": "nan"}, ["/mean/0"]),
+        ({"mean": "125.3,123.0,113.9", "std": "0.25,0.24,0.26"}, ["/mean"]),
         ({"std": "[0.5"}, ["/std"]),
         ({"metadata": '{"a": 1}'}, ["/metadata/a"]),
         ({"metadata": "a=b"}, ["/metadata"]),
