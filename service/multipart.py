@@ -4,7 +4,6 @@ Starlette's form parser spools a whole upload to a temporary file, from where it
 again. Here the file goes to the store as it arrives; the fields around it may come in any order.
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service import errors, problems
 from service.errors import FieldError
+from service.lists import from_text
 from service.storage import ObjectStore, StoredObject, TooLarge
 
 MAX_FIELD_BYTES = 1 << 20
@@ -383,15 +383,13 @@ def _value(model: type[BaseModel], name: str, texts: list[str]) -> Any:
     text = texts[0]
     if not (is_list or is_mapping):
         return text
-    if text.lstrip().startswith(("[", "{")):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise errors.InvalidRequest(
-                f"The field {name} is no valid JSON.",
-                errors=[FieldError(f"/{name}", f"is no valid JSON: {error}")],
-            ) from error
-    return [item.strip() for item in text.split(",")] if is_list else text
+    try:
+        return from_text(text, is_list=is_list)
+    except (ValueError, RecursionError) as error:
+        raise errors.InvalidRequest(
+            f"The field {name} is no valid JSON.",
+            errors=[FieldError(f"/{name}", f"is no valid JSON: {error}")],
+        ) from error
 
 
 # --- In the OpenAPI document ---------------------------------------------------------------------

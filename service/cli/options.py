@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.failures import WrongUsage
+from service.lists import from_text
 
 NOTHING = "none"
 """Takes a value back."""
@@ -91,7 +92,8 @@ ClassNames = Annotated[
     str | None,
     typer.Option(
         "--class-names",
-        help="Folder names in the order of the model's outputs: cat,dog,horse",
+        help="Folder names in the order of the model's outputs: cat,dog,horse; as JSON where they "
+        'have commas: ["cat, big", "dog"]; or @FILE with one a line.',
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of every random choice of the run.")]
@@ -141,6 +143,30 @@ def read_probes(paths: Sequence[Path]) -> list[Any]:
         document = read_json(path)
         probes += document if isinstance(document, list) else [document]
     return probes
+
+
+def class_names(text: str) -> list[str]:
+    """Names with commas between, as a JSON list, or one a line in `@FILE`.
+
+    Raises:
+        WrongUsage: They are none of these.
+    """
+    if text.startswith("@"):
+        path = Path(text[1:])
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise WrongUsage(f"{path} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise WrongUsage(f"{path} is not UTF-8.") from error
+        return [line.strip() for line in lines if line.strip()]
+    try:
+        names = from_text(text)
+    except (ValueError, RecursionError) as error:
+        raise WrongUsage(f"--class-names begins like JSON and is none: {error}.") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WrongUsage(f"--class-names {text!r}: expected a list of names.")
+    return names
 
 
 def pairs(given: Sequence[str], option: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli import options
 from service.cli.connecting import connected
 from service.cli.failures import WrongUsage
 from service.cli.options import (
@@ -72,7 +73,7 @@ def add(
 
     sent = given(
         name=name,
-        class_names=class_names.split(",") if class_names else None,
+        class_names=options.class_names(class_names) if class_names else None,
         metadata=pairs(metadata, "--metadata") if metadata else None,
     )
     with connected() as remote:

@@ -57,7 +57,7 @@ def run(
 
     The same command, given again after an interruption, goes on from the last checkpoint.
     """
-    names = class_names.split(",") if class_names else None
+    names = options.class_names(class_names) if class_names else None
     asked = given(
         model=given(
             path=_absolute(model),

@@ -85,6 +85,13 @@ def test_a_folder_is_packed_and_uploaded(run_command: RunCommand, tmp_path: Path
     assert document["format"] == "zip"
 
 
+def test_class_names_may_have_spaces_between_as_over_http(
+    run_command: RunCommand, images_zip: Path
+) -> None:
+    answer = run_command("data", "add", str(images_zip), "--class-names", "cat, dog", "--json")
+    assert json.loads(answer.stdout)["class_names"] == ["cat", "dog"]
+
+
 def test_a_file_of_no_known_format_ends_with_exit_code_3(
     run_command: RunCommand, model_file: Path
 ) -> None:

@@ -5,7 +5,16 @@ import pytest
 
 from sanitizer.spec import METHOD_ADAPTER
 from service.cli.failures import WrongUsage
-from service.cli.options import given, method_config, numbers, pairs, read_json, read_probes, size
+from service.cli.options import (
+    class_names,
+    given,
+    method_config,
+    numbers,
+    pairs,
+    read_json,
+    read_probes,
+    size,
+)
 
 
 def test_settings_with_dots_become_nested_fields() -> None:
@@ -78,3 +87,17 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
         read_json(path)
     with pytest.raises(WrongUsage, match="cannot be read: No such file"):
         read_json(tmp_path / "missing.json")
+
+
+def test_class_names_are_given_in_three_ways(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_bytes("\N{BYTE ORDER MARK}cat, big\r\ndog\n\n".encode())
+    assert class_names("cat, dog ,bird") == ["cat", "dog", "bird"]
+    assert class_names('["cat, big", "dog"]') == ["cat, big", "dog"]
+    assert class_names(f"@{file}") == ["cat, big", "dog"]
+
+
+@pytest.mark.parametrize("text", ['["cat"', "[1, 2]", '{"a": 1}', "@no-such-file"])
+def test_class_names_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(WrongUsage):
+        class_names(text)
