@@ -83,13 +83,41 @@ class UnsafeCheckpoint(InputError):
     code = "unsafe_checkpoint"
 
     def __init__(self, blocked_globals: Sequence[str]) -> None:
-        listed = some(blocked_globals, 20)
+        advice = (
+            "These are commonly harmless leftovers of training, such as options and counters. Who "
+            "has only this file can read it with torch.load(path, weights_only=True) within "
+            "torch.serialization.safe_globals([...]) of these names and what else torch asks for, "
+            "which runs no code of the file's choosing, and save the weights out of it."
+            if all(_is_leftover(name) for name in blocked_globals)
+            else "Loading this file runs its code: convert it only in a throw-away container "
+            "without network."
+        )
         super().__init__(
             "The checkpoint is refused, and nothing in it was executed: its pickle names "
-            f"{listed}. Only tensors in plain containers are accepted. Save the weights alone, "
-            "torch.save(model.state_dict(), path), or as safetensors, and upload that file.",
+            f"{some(blocked_globals, 20)}. Only tensors in plain containers are accepted. Ask the "
+            "sender for the weights alone: torch.save(model.state_dict(), path), or safetensors. "
+            f"{advice}",
             blocked_globals=list(blocked_globals),
         )
+
+
+_LEFTOVERS = frozenset(
+    {
+        *("argparse.Namespace", "collections.defaultdict", "datetime.datetime", "datetime.date"),
+        *("pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath"),
+        *("numpy.dtype", "numpy.ndarray"),
+        *(
+            f"numpy.{core}.multiarray.{name}"
+            for core in ("core", "_core")
+            for name in ("scalar", "_reconstruct")
+        ),
+    }
+)
+"""What training scripts save beside the weights, and what can do nothing but hold values."""
+
+
+def _is_leftover(name: str) -> bool:
+    return name in _LEFTOVERS or name.startswith("numpy.dtypes.")
 
 
 class UnreadableCheckpoint(InputError):

@@ -60,9 +60,9 @@ def checkpoint_folder(names: Sequence[str]) -> str:
     root = roots[0]
     if any(name.startswith(f"{root}code/") for name in names) or f"{root}constants.pkl" in names:
         raise UnreadableCheckpoint(
-            "The file is a TorchScript archive: it holds a program, which is not run here. "
-            "Load it yourself and save its weights, torch.save(dict(model.state_dict()), "
-            "path), or as safetensors."
+            "The file is a TorchScript archive: it holds a program, which is not run here. Ask the "
+            "sender for its weights alone: torch.save(dict(model.state_dict()), path), or "
+            "safetensors. Convert it only in a throw-away container without network."
         )
     return root
 

@@ -1,9 +1,11 @@
 """Reading files nobody can vouch for, and writing them back in their own form."""
 
+import argparse
 import io
 import json
 import os
 import pickle
+import pydoc
 import struct
 import zipfile
 from collections import OrderedDict
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -117,6 +120,36 @@ def test_a_whole_module_is_refused_with_every_class_named(save: Save, file: Path
         "torch.nn.modules.linear.Linear",
         "torch.nn.modules.activation.ReLU",
     } <= set(caught.value.data["blocked_globals"])
+
+
+@both_formats
+def test_who_gets_a_file_with_code_is_not_told_to_run_it(save: Save, file: Path) -> None:
+    # Beside a harmless one: one that is not is enough.
+    save({"code": Touches(file), "options": argparse.Namespace()}, file)
+
+    with pytest.raises(UnsafeCheckpoint) as caught:
+        read_checkpoint(file)
+
+    assert "Ask the sender for the weights alone" in caught.value.message
+    assert "Loading this file runs its code" in caught.value.message
+    assert "harmless" not in caught.value.message
+
+
+@both_formats
+def test_leftovers_of_training_are_called_so_and_what_is_advised_reads_them(
+    save: Save, file: Path, wrn_state: State
+) -> None:
+    options = argparse.Namespace(lr=0.1, folder=Path("runs"))
+    save({"state_dict": wrn_state, "options": options, "best": np.float64(0.9)}, file)
+
+    with pytest.raises(UnsafeCheckpoint, match=r"harmless leftovers.*safe_globals") as caught:
+        read_checkpoint(file)
+
+    named = [pydoc.locate(name) for name in caught.value.data["blocked_globals"]]
+    # A class that is called inside needs no name in the file, and torch asks for it.
+    named.append(type(np.dtype(np.float64)))
+    with torch.serialization.safe_globals(named):
+        assert torch.load(file, weights_only=True)["best"] == 0.9
 
 
 def test_a_torchscript_archive_is_refused(file: Path) -> None:
