@@ -1,5 +1,6 @@
 """What docker-compose.yml hands on, without starting anything; tests/compose starts it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,63 @@ def test_a_setting_that_nobody_set_is_its_default(monkeypatch: pytest.MonkeyPatc
         if text.endswith(":-}"):
             monkeypatch.setenv(name, "")
     assert Settings(_env_file=None) == defaults
+
+
+VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?:(:?[-?])((?:[^{}]|\$\{[^{}]*\})*))?\}")
+
+
+def interpolated(text: str, environment: dict[str, str]) -> str:
+    """As Compose does it: with a colon what is empty counts as unset, too."""
+
+    def value(match: re.Match[str]) -> str:
+        name, how, rest = match.groups()
+        given = environment.get(name)
+        if given is not None and (given or not (how or "").startswith(":")):
+            return given
+        assert not (how or "").endswith("?"), f"{name}: {rest}"
+        return interpolated(rest or "", environment)
+
+    return VARIABLE.sub(value, text)
+
+
+def settings_of(service: str, monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
+    """What a container reads where `.env` has these and the secrets of `make env`."""
+    secrets = {"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r"}
+    for name in ("SANITIZER_S3_ACCESS_KEY_ID", "SANITIZER_S3_SECRET_ACCESS_KEY"):
+        secrets[name] = "key"
+    for name, text in services("docker-compose.yml")[service]["environment"].items():
+        if name.startswith(PREFIX):
+            monkeypatch.setenv(name, interpolated(text, secrets | environment))
+    return Settings(_env_file=None)
+
+
+def test_the_store_beside_it_is_used_unless_another_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings_of("worker", monkeypatch, S3_PORT="9001")
+    assert settings.s3_endpoint == "http://s3:9000"
+    assert settings.s3_public_endpoint == "http://127.0.0.1:9001"
+    assert settings.s3_access_key_id == "key"
+
+
+def test_amazons_store_is_used_by_the_role_of_the_machine_where_all_is_left_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("ENDPOINT", "PUBLIC_ENDPOINT", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+    empty = {f"SANITIZER_S3_{name}": "" for name in names}
+    settings = settings_of("worker", monkeypatch, **empty)
+    assert (settings.s3_endpoint, settings.s3_public_endpoint) == (None, None)
+    assert (settings.s3_access_key_id, settings.s3_secret_access_key) == (None, None)
+
+
+def test_secrets_that_nobody_made_are_asked_for() -> None:
+    (text,) = {
+        each["environment"]["SANITIZER_S3_ACCESS_KEY_ID"]
+        for each in services("docker-compose.yml").values()
+        if "SANITIZER_S3_ACCESS_KEY_ID" in each.get("environment", {})
+    }
+    with pytest.raises(AssertionError, match="run make env"):
+        interpolated(text, {})
 
 
 def test_whoever_reads_the_store_has_a_way_out_where_it_is_asked_for() -> None:
