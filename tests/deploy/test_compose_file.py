@@ -44,7 +44,7 @@ def test_every_setting_reaches_a_container() -> None:
 def test_a_setting_that_nobody_set_is_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = Settings(_env_file=None)
     for name, text in services("docker-compose.yml")["service"]["environment"].items():
-        if text.endswith(":-}"):
+        if (text or "").endswith(":-}"):
             monkeypatch.setenv(name, "")
     assert Settings(_env_file=None) == defaults
 
@@ -104,6 +104,28 @@ def test_secrets_that_nobody_made_are_asked_for() -> None:
     }
     with pytest.raises(AssertionError, match="run make env"):
         interpolated(text, {})
+
+
+def test_variables_of_opentelemetry_that_the_page_names_are_handed_on() -> None:
+    named = set(re.findall(r"OTEL_[A-Z_]+", (ROOT / "docs" / "tracing.md").read_text()))
+    for service in ("service", "worker", "worker-gpu"):
+        environment = services("docker-compose.yml")[service]["environment"]
+        # With no value: as they are, and not at all where nobody set them.
+        handed_on = {name for name, value in environment.items() if value is None}
+        assert handed_on == named, service
+
+
+def test_the_page_for_operators_lists_the_variables_that_are_composes_own() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    section = page.partition("### Compose's own variables")[2].partition("\n\nOn one machine")[0]
+    listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE))
+    files = [ROOT / "docker-compose.yml", *sorted((ROOT / "docker").glob("*.yml"))]
+    found = {}
+    for name, how, rest in VARIABLE.findall("".join(path.read_text() for path in files)):
+        if name.removeprefix(PREFIX).lower() not in Settings.model_fields:
+            default = f"`{rest}`" if rest else "unset"
+            found[name] = "by `make env`" if how.endswith("?") else default
+    assert listed == found
 
 
 def test_whoever_reads_the_store_has_a_way_out_where_it_is_asked_for() -> None:
