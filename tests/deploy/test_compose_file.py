@@ -106,6 +106,19 @@ def test_secrets_that_nobody_made_are_asked_for() -> None:
         interpolated(text, {})
 
 
+def test_prometheus_looks_for_every_worker() -> None:
+    page = yaml.safe_load((ROOT / "docker" / "monitoring" / "prometheus.yml").read_text())
+    (job,) = [job for job in page["scrape_configs"] if job["job_name"] == "worker"]
+    (looked_up,) = job["dns_sd_configs"]
+    workers = {
+        name
+        for name in services("docker-compose.yml", "docker/more-gpus.yml")
+        if name.startswith("worker")
+    }
+    assert workers <= set(looked_up["names"])
+    assert len(workers) == 3
+
+
 def test_variables_of_opentelemetry_that_the_page_names_are_handed_on() -> None:
     named = set(re.findall(r"OTEL_[A-Z_]+", (ROOT / "docs" / "tracing.md").read_text()))
     for service in ("service", "worker", "worker-gpu"):
