@@ -119,6 +119,17 @@ def test_prometheus_looks_for_every_worker() -> None:
     assert len(workers) == 3
 
 
+def test_the_api_estimates_with_the_threads_of_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = {"WORKER_SLOTS": "2", "WORKER_THREADS": "3"}
+    for service in ("service", "worker"):
+        settings = settings_of(service, monkeypatch, **chosen)
+        assert (settings.slots, settings.threads_per_job) == (2, 3), service
+    gpu = settings_of("worker-gpu", monkeypatch, **chosen)
+    assert (gpu.slots, gpu.threads_per_job) == (1, None)
+
+
 def test_variables_of_opentelemetry_that_the_page_names_are_handed_on() -> None:
     named = set(re.findall(r"OTEL_[A-Z_]+", (ROOT / "docs" / "tracing.md").read_text()))
     for service in ("service", "worker", "worker-gpu"):

@@ -135,6 +135,15 @@ def test_settings_of_the_files_can_be_read(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.storage_url.startswith("s3://")
 
 
+def test_the_api_estimates_with_the_threads_of_the_workers() -> None:
+    # Of all pods: none has others of its own.
+    shared = settings_in(FOLDER / "base/settings.env")
+    assert {"SANITIZER_SLOTS", "SANITIZER_THREADS_PER_JOB"} <= shared.keys()
+    for name, pod in pods(own()):
+        for container in pod["containers"]:
+            assert not {entry["name"] for entry in container["env"]} & shared.keys(), name
+
+
 def test_secrets_come_from_the_secret_alone() -> None:
     secret = {
         PREFIX + name.upper()
