@@ -106,6 +106,16 @@ def test_secrets_that_nobody_made_are_asked_for() -> None:
         interpolated(text, {})
 
 
+def test_nothing_is_pulled_that_only_another_service_builds() -> None:
+    of_ours = {
+        name: each
+        for name, each in services("docker-compose.yml").items()
+        if each["image"].startswith("backdoor-sanitizer-") and "build" not in each
+    }
+    assert of_ours.keys() == {"migrate", "reconcile"}
+    assert {each["pull_policy"] for each in of_ours.values()} == {"never"}
+
+
 def test_prometheus_looks_for_every_worker() -> None:
     page = yaml.safe_load((ROOT / "docker" / "monitoring" / "prometheus.yml").read_text())
     (job,) = [job for job in page["scrape_configs"] if job["job_name"] == "worker"]
