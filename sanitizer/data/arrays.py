@@ -29,6 +29,26 @@ from sanitizer.errors import DataUnreadable, UnsafeArchive
 
 IMAGE_KEYS = ("images", "image", "x", "data")
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
+OTHER_IMAGE_KEYS = (
+    "x_train",
+    "x_test",
+    "train_images",
+    "test_images",
+    "val_images",
+    "arr_0",
+    "arr_2",
+)
+"""Looked for where there is none of the above: as Keras and MedMNIST have them, and `numpy.savez`
+where it was given no names. A file with two parts has two of them, and is refused."""
+OTHER_LABEL_KEYS = (
+    "y_train",
+    "y_test",
+    "train_labels",
+    "test_labels",
+    "val_labels",
+    "arr_1",
+    "arr_3",
+)
 
 _BLOCK_BYTES = 1 << 20
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
@@ -55,8 +75,8 @@ class NpzSource(ImageSource):
         self._path = path
         with open_zip(path) as archive:
             arrays = _read_headers(archive, checked_entries(archive, path, limits))
-            images = _pick(arrays, IMAGE_KEYS, "images")
-            labels = _pick(arrays, LABEL_KEYS, "labels")
+            images = _pick(arrays, IMAGE_KEYS, OTHER_IMAGE_KEYS, "images")
+            labels = _pick(arrays, LABEL_KEYS, OTHER_LABEL_KEYS, "labels")
             _check_layout(images, labels, limits)
             try:
                 with archive.open(labels.entry) as member:
@@ -136,8 +156,12 @@ def _read_exactly(member: IO[bytes], size: int) -> bytes:
     return raw
 
 
-def _pick(arrays: dict[str, _Array], keys: Sequence[str], what: str) -> _Array:
-    matching = [array for key, array in arrays.items() if key.lower() in keys]
+def _pick(
+    arrays: dict[str, _Array], keys: Sequence[str], others: Sequence[str], what: str
+) -> _Array:
+    matching = [array for key, array in arrays.items() if key.lower() in keys] or [
+        array for key, array in arrays.items() if key.lower() in others
+    ]
     if len(matching) != 1:
         problem = "no array" if not matching else "more than one array"
         raise DataUnreadable(

@@ -36,6 +36,9 @@ from sanitizer.errors import CorruptImage, DataUnreadable, UnsafeArchive
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels")
+OTHER_IMAGE_COLUMNS = ("pixel_values",)
+"""Looked for where there is none of the above."""
+OTHER_LABEL_COLUMNS = ("fine_label",)
 
 _BATCH_ROWS = 256
 _BATCH_BYTES = 256 << 20
@@ -58,8 +61,8 @@ class ParquetSource(ImageSource):
             with pq.ParquetFile(path) as file:
                 _check_limits(file.metadata, limits, path.stat().st_size)
                 schema = file.schema_arrow
-                image = _pick(schema, IMAGE_COLUMNS, "images")
-                label = _pick(schema, LABEL_COLUMNS, "labels")
+                image = _pick(schema, IMAGE_COLUMNS, OTHER_IMAGE_COLUMNS, "images")
+                label = _pick(schema, LABEL_COLUMNS, OTHER_LABEL_COLUMNS, "labels")
                 self._leaf, path_leaf = _image_leaves(schema.field(image))
                 groups = range(file.metadata.num_row_groups)
                 self._group_rows = [file.metadata.row_group(i).num_rows for i in groups]
@@ -160,8 +163,10 @@ def _rows_at_once(metadata: Any, leaf: str, limits: Limits) -> int:
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
 
-def _pick(schema: Any, names: Sequence[str], what: str) -> str:
-    matching = [name for name in schema.names if name in names]
+def _pick(schema: Any, names: Sequence[str], others: Sequence[str], what: str) -> str:
+    matching = [name for name in schema.names if name in names] or [
+        name for name in schema.names if name in others
+    ]
     if len(matching) != 1:
         problem = "no column" if not matching else "more than one column"
         raise DataUnreadable(

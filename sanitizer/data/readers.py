@@ -5,7 +5,7 @@ from pathlib import Path
 from sanitizer.data.arrays import NpzSource
 from sanitizer.data.class_folders import FolderSource, ZipSource, open_zip
 from sanitizer.data.parquet import ParquetSource
-from sanitizer.data.signatures import PARQUET, ZIP, describe
+from sanitizer.data.signatures import DESCRIBED_BYTES, PARQUET, ZIP, describe
 from sanitizer.data.source import DEFAULT_LIMITS, ImageSource, Limits
 from sanitizer.errors import DataUnreadable
 from sanitizer.spec import DataSource
@@ -30,7 +30,7 @@ def open_source(source: DataSource, limits: Limits = DEFAULT_LIMITS) -> ImageSou
     if not path.is_file():
         raise DataUnreadable(f"There is no file or folder {path}; {_ACCEPTED} was expected.")
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(DESCRIBED_BYTES)
     if start.startswith(PARQUET):
         return ParquetSource(path, source.class_names, limits)
     if start.startswith(ZIP):
@@ -40,7 +40,7 @@ def open_source(source: DataSource, limits: Limits = DEFAULT_LIMITS) -> ImageSou
     raise DataUnreadable(
         f"The file {path.name} is none of the known layouts: {describe(start)}. Accepted: "
         f"{_ACCEPTED}.",
-        first_bytes=start.hex(),
+        first_bytes=start[:8].hex(),
     )
 
 

@@ -25,7 +25,7 @@ def sniff(head: bytes, filename: str, *, pointer: str = "/file") -> DatasetForma
         first_member = head[30 : 30 + length]
         return DatasetFormat.NPZ if first_member.endswith(_NPY_SUFFIX) else DatasetFormat.ZIP
     raise UnknownDataFormat(
-        f"{filename} is neither a zip, an npz nor a parquet file: {describe(head[:8])}.",
+        f"{filename} is neither a zip, an npz nor a parquet file: {describe(head)}.",
         errors=[FieldError(pointer, "has no known format")],
     )
 

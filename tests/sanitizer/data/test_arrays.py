@@ -32,7 +32,11 @@ def opened(path: Path, class_names: tuple[str, ...] | None = None) -> NpzSource:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels"), [("images", "labels"), ("x", "y"), ("X", "Y"), ("data", "targets")]
+    ("images", "labels"),
+    [
+        *(("images", "labels"), ("x", "y"), ("X", "Y"), ("data", "targets")),
+        *(("x_train", "y_train"), ("test_images", "test_labels"), ("arr_0", "arr_1")),
+    ],
 )
 def test_common_names_of_the_arrays_are_known(tmp_path: Path, images: str, labels: str) -> None:
     arrays: dict[str, NDArray[Any]] = {images: IMAGES, labels: LABELS}
@@ -104,6 +108,14 @@ def test_pickled_arrays_are_refused_and_nothing_runs(tmp_path: Path) -> None:
         ({"pictures": IMAGES, "labels": LABELS}, "no array of images: it has labels, pictures"),
         ({"images": IMAGES}, "no array of labels"),
         ({"images": IMAGES, "x": IMAGES, "y": LABELS}, "more than one array of images"),
+        (
+            {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES, "y_test": LABELS},
+            "more than one array of images",
+        ),
+        (
+            {"arr_0": IMAGES, "arr_1": LABELS, "arr_2": IMAGES, "arr_3": LABELS},
+            "more than one array of images",
+        ),
         ({"images": IMAGES / 255, "labels": LABELS}, "is float64; images are uint8"),
         ({"images": IMAGES, "labels": LABELS / 2}, "is float64; labels are integers"),
         ({"images": IMAGES, "labels": LABELS[:9]}, r"shape \[9\].*expected: \[10\]"),

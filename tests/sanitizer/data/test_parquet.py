@@ -26,13 +26,21 @@ def opened(path: Path, class_names: tuple[str, ...] | None = None) -> ImageSourc
     return open_source(DataSource(path=path, class_names=class_names))
 
 
-@pytest.mark.parametrize("names", [("image", "label"), ("img", "labels")])
+@pytest.mark.parametrize(
+    "names", [("image", "label"), ("img", "labels"), ("pixel_values", "fine_label")]
+)
 def test_labels_are_known_without_decoding(tmp_path: Path, names: tuple[str, str]) -> None:
     source = opened(write_parquet(tmp_path / "d", IMAGES, LABELS, names=names))
     assert source.layout == "parquet"
     assert source.labels.tolist() == [i % 3 for i in range(10)]
     assert source.class_names == ("0", "1", "2")
     assert source.names[4] == "row 4"
+
+
+def test_a_plainly_named_column_goes_before_another(tmp_path: Path) -> None:
+    columns = {"image": pa.array(IMAGES), "fine_label": pa.array([0] * 10), "label": LABELS}
+    pq.write_table(pa.table(columns), tmp_path / "d")
+    assert opened(tmp_path / "d").labels.tolist() == [i % 3 for i in range(10)]
 
 
 def test_rows_are_read_across_row_groups_in_the_order_asked_for(tmp_path: Path) -> None:
