@@ -29,6 +29,7 @@ from sanitizer.errors import (
 )
 from sanitizer.events import ErrorEvent, Event, to_line
 from sanitizer.exits import Exit
+from sanitizer.faults import in_words
 from sanitizer.parallel.launch import end_with_launcher, launch
 from sanitizer.parallel.meeting import Meeting
 from sanitizer.report.model import Report, Verdict
@@ -173,7 +174,7 @@ def read_spec(path: Path) -> SanitizeSpec:
         raise InvalidSpec(f"The specification {path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
         faults = [
-            {"field": ".".join(str(part) for part in fault["loc"]), "message": fault["msg"]}
+            {"field": ".".join(str(part) for part in fault["loc"]), "message": in_words(fault)}
             for fault in error.errors(include_url=False, include_input=False, include_context=False)
         ]
         listed = "; ".join(

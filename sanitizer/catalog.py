@@ -5,6 +5,7 @@ Torch-free, so that the API can serve it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from inspect import getdoc
 from typing import Any
 
@@ -318,3 +319,10 @@ ARCHITECTURES: tuple[ArchitectureEntry, ...] = (
     ),
 )
 """What `ModelOptions.architecture` can name besides `auto`; sizes hold where none is given."""
+
+
+def similar_architectures(name: str) -> list[str]:
+    """Names that one which is none may have been meant to be, likeliest first; three at most."""
+    known = [entry.name for entry in ARCHITECTURES if entry.name != "wrn-d-k"]
+    known += ["wrn-16-1", "wrn-28-10"]
+    return get_close_matches(name.strip().lower(), known, n=3, cutoff=0.5)

@@ -5,21 +5,26 @@ accepted can be read by the child.
 """
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from math import cos, pi
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     Base64Bytes,
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     TypeAdapter,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 MAX_PROBES = 8
 MAX_PICTURE_BYTES = 1 << 20
@@ -46,6 +51,54 @@ class Strict(BaseModel):
         if isinstance(given, Mapping) and len(given) > MAX_MEMBERS:
             raise ValueError(f"at most {MAX_MEMBERS} members are expected, got {len(given)}")
         return given
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_the_fields(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Says of a field that is not there which ones are."""
+        try:
+            return validate(given)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_context=False)
+            if not any(_is_unknown_member(fault) for fault in faults):
+                raise
+            raise ValidationError.from_exception_data(
+                error.title, [cls._with_fields_named(fault) for fault in faults]
+            ) from None
+
+    @classmethod
+    def _with_fields_named(cls, fault: ErrorDetails) -> InitErrorDetails:
+        said = fault["msg"]
+        if _is_unknown_member(fault):
+            said = f"there is no such field; {cls._meant(str(fault['loc'][0]))}"
+        # Under its own type with its own words, whatever kind of error it was.
+        kind = PydanticCustomError(fault["type"], said)  # type: ignore[arg-type]  # no literals
+        return InitErrorDetails(type=kind, loc=fault["loc"], input=fault["input"])
+
+    @classmethod
+    def _meant(cls, name: str) -> str:
+        within = [
+            f"{field}.{name}"
+            for field, info in cls.model_fields.items()
+            if any(name in model.model_fields for model in _models_in(info.annotation))
+        ]
+        near = within or get_close_matches(name, cls.model_fields, n=3, cutoff=0.7)
+        if near:
+            return f"did you mean {' or '.join(near)}?"
+        return f"there are {', '.join(cls.model_fields)}"
+
+
+def _is_unknown_member(fault: ErrorDetails) -> bool:
+    return fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field may hold by itself: lists of them left out."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Union, UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _models_in(part)
 
 
 # --- Probes: triggers that are measured, never trained on ----------------------------------------

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
+from sanitizer.faults import in_words
 from service import errors
 from service.db.repository import DATABASE_AWAY
 from service.errors import FieldError, ServiceError
@@ -243,8 +244,8 @@ def _sentence(detail: ErrorDetails) -> str:
     if detail["type"] == "json_invalid":
         return f"not JSON: {detail['ctx']['error']} at character {detail['loc'][-1]}"
     if detail["type"] in _SAY_WHAT_CAME:
-        return detail["msg"].removeprefix("Value error, ")
-    return detail["msg"] + _got(detail.get("input"))
+        return in_words(detail)
+    return in_words(detail) + _got(detail.get("input"))
 
 
 _SAY_WHAT_CAME = ("value_error", "assertion_error", "missing", "extra_forbidden", "too_long")

@@ -3,13 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sanitizer.catalog import ARCHITECTURES
+from sanitizer.catalog import ARCHITECTURES, similar_architectures
 from sanitizer.errors import (
     ArchitectureMismatch,
     ArchitectureUnknown,
@@ -216,7 +215,7 @@ def _known_name(name: str) -> str:
     names = [*preact_resnet.DEPTHS, *cifar_resnet.DEPTHS, *torchvision_networks.ENTRIES]
     if wanted in names:
         return wanted
-    near = get_close_matches(wanted, [*names, "wrn-16-1", "wrn-28-10"], n=_LISTED, cutoff=0.5)
+    near = similar_architectures(wanted)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise ArchitectureUnknown(
         f"There is no architecture called {name!r}. {hint}GET /v1/architectures lists all names; "

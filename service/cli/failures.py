@@ -77,10 +77,15 @@ class Refused(CommandFailed):
 
     @property
     def lines(self) -> list[str]:
-        """Detail, the places at fault, and the request's id."""
-        lines = [str(self.problem["detail"])] if self.problem.get("detail") else []
-        for error in self.problem.get("errors") or []:
-            lines.append(f"  {error.get('pointer', '')}: {error.get('detail', '')}")
+        """Detail, the places at fault, and the request's id; nothing twice."""
+        detail = str(self.problem.get("detail") or "")
+        places = [
+            f"{error.get('pointer', '')}: {error.get('detail', '')}"
+            for error in self.problem.get("errors") or []
+        ]
+        summed_up = bool(places) and detail.startswith(places[0])
+        lines = [detail] if detail and not summed_up else []
+        lines += [f"  {place}" for place in places]
         if self.problem.get("request_id"):
             lines.append(f"Request id: {self.problem['request_id']}")
         return lines

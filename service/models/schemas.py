@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from sanitizer.catalog import similar_architectures
 from sanitizer.cost.profile import find_profile
 from sanitizer.spec import GivenModelOptions
 from service.fields import Input, Metadata, Name, Output, Time
@@ -20,9 +21,11 @@ class ModelFields(GivenModelOptions):
     @classmethod
     def _of_the_catalog(cls, name: str) -> str:
         if name != "auto" and find_profile(name) is None:
+            near = similar_architectures(name)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise ValueError(
-                f"there is no architecture {name!r}; GET /v1/architectures lists them, and auto "
-                "finds it from the weights"
+                f"there is no architecture {name!r}; {hint}GET /v1/architectures lists them, and "
+                "auto finds it from the weights"
             )
         return name
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sanitizer.faults import in_words
 from sanitizer.spec import SanitizeSpec
 
 
@@ -58,3 +59,38 @@ def test_a_mean_or_std_for_inputs_up_to_255_is_refused(field: str, values: list[
 def test_a_mean_and_std_for_inputs_up_to_1_are_taken(mean: list[float], std: list[float]) -> None:
     model = validate(model={"path": "suspect.pth", "mean": mean, "std": std}).model
     assert (model.mean, model.std) == (tuple(mean), tuple(std))
+
+
+def said_of(**changes: Any) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        validate(**changes)
+    return [in_words(fault) for fault in caught.value.errors()]
+
+
+def test_a_setting_at_the_wrong_place_is_told_where_it_belongs() -> None:
+    assert said_of(method={"name": "argd", "batch_size": 8}) == [
+        "there is no such field; did you mean teacher.batch_size or student.batch_size?"
+    ]
+
+
+def test_a_misspelt_field_is_told_what_it_may_be_and_other_faults_are_told_too() -> None:
+    said = said_of(method={"name": "nad", "student": {"batchsize": 1, "momentum": 7}}, sed=1)
+    assert said == [
+        "Input should be less than 1",
+        "there is no such field; did you mean batch_size or easy_batch_size?",
+        "there is no such field; did you mean seed?",
+    ]
+
+
+def test_a_field_like_no_other_is_told_which_there_are() -> None:
+    assert said_of(policy={"colour": "red"}) == [
+        "there is no such field; there are max_asr, max_accuracy_drop, min_accuracy"
+    ]
+
+
+def test_choices_are_listed_as_a_request_has_them() -> None:
+    assert said_of(method={"name": "finetune", "preset": "default"}) == [
+        "Input should be 'paper' or 'fast'"
+    ]
+    (said,) = said_of(method={"name": "x" * 100})
+    assert said.startswith(f"there is no name '{'x' * 60}...'; there are 'finetune', 'nad'")

@@ -198,6 +198,10 @@ def test_wrong_field_is_refused_by_name_and_nothing_is_stored(
     assert stored_files(settings) == []
 
 
+def test_a_misspelt_architecture_is_told_what_it_may_be(client: httpx.Client) -> None:
+    assert "did you mean resnet50" in upload(client, architecture="resnet51").json()["detail"]
+
+
 def test_content_that_differs_from_its_checksum_is_refused(
     client: httpx.Client, settings: Settings
 ) -> None:
