@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from fastapi.responses import RedirectResponse
 from prometheus_client import CollectorRegistry
 from starlette.concurrency import run_in_threadpool
 
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(part.router, dependencies=[Depends(refuse_unknown_query)])
     for page in (health, problem_pages):
         app.include_router(page.router)
+    app.add_api_route("/", _to_documentation, include_in_schema=False)
     problems.install(app)
     openapi.install(app)
     # The one added last is the outermost.
@@ -67,3 +69,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(RequestSpans, spans=tracing)
     app.add_middleware(RequestContext, metrics=request_metrics)
     return app
+
+
+def _to_documentation() -> RedirectResponse:
+    """For whoever opens the address in a browser."""
+    return RedirectResponse("/docs")

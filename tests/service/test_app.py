@@ -15,6 +15,12 @@ from tests.databases import every_database
 from tests.service.problem_documents import code_and_pointers, problem, read_problem
 
 
+def test_whoever_opens_the_address_is_led_to_the_documentation(anonymous: httpx.Client) -> None:
+    answer = anonymous.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
+    assert "swagger" in anonymous.get("/docs").text
+
+
 def test_unknown_path_is_a_problem(client: httpx.Client) -> None:
     assert read_problem(client.get("/v1/nothing")) == problem(
         "not_found",
