@@ -72,7 +72,7 @@ class Strict(BaseModel):
         if _is_unknown_member(fault):
             said = f"there is no such field; {cls._meant(str(fault['loc'][0]))}"
         # Under its own type with its own words, whatever kind of error it was.
-        kind = PydanticCustomError(fault["type"], said)  # type: ignore[arg-type]  # no literals
+        kind = PydanticCustomError(fault["type"], said)
         return InitErrorDetails(type=kind, loc=fault["loc"], input=fault["input"])
 
     @classmethod

@@ -145,7 +145,7 @@ def test_leftovers_of_training_are_called_so_and_what_is_advised_reads_them(
     with pytest.raises(UnsafeCheckpoint, match=r"harmless leftovers.*safe_globals") as caught:
         read_checkpoint(file)
 
-    named = [pydoc.locate(name) for name in caught.value.data["blocked_globals"]]
+    named: list[Any] = [pydoc.locate(name) for name in caught.value.data["blocked_globals"]]
     # A class that is called inside needs no name in the file, and torch asks for it.
     named.append(type(np.dtype(np.float64)))
     with torch.serialization.safe_globals(named):
