@@ -56,6 +56,8 @@ class CommandLine(TyperGroup):
 
             rich_format_error(error)  # type: ignore[arg-type]  # all of them are ClickExceptions
             code = Exit.USAGE
+        except SystemExit:  # rich's, with 1, where nobody reads the output any more
+            code = Exit.ERROR
         except OSError as error:  # a folder that may not be written, a full disk
             place = f"{os.fsdecode(error.filename)}: " if _is_path(error.filename) else ""
             say(f"Error: {place}{error.strerror or error}", style="bold red")

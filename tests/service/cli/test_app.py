@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,23 @@ def test_an_unforeseen_error_keeps_its_traceback_and_is_not_taken_for_a_verdict(
     assert answer.exit_code == Exit.ERROR
     assert "Traceback" in answer.stderr
     assert "ZeroDivisionError: ours" in answer.stderr
+
+
+def test_output_that_nobody_reads_is_not_taken_for_a_verdict() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "from service.cli import main; main()", "--version"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == Exit.ERROR
+    assert done.stderr == ""
 
 
 def test_a_folder_that_cannot_be_made_is_named_and_is_not_taken_for_a_verdict() -> None:
