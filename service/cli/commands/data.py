@@ -110,7 +110,7 @@ def change(
     """
     wanted: dict[str, Any] = {
         **or_nothing("name", name, str),
-        **or_nothing("class_names", class_names, lambda text: text.split(",")),
+        **or_nothing("class_names", class_names, options.class_names),
         **given(metadata=pairs(metadata, "--metadata") if metadata else None),
     }
     if not wanted:
