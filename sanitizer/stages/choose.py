@@ -15,6 +15,7 @@ from sanitizer.evaluation.predict import predict
 from sanitizer.events import MetricEvent, Stage
 from sanitizer.methods.heldout import places_in_batches
 from sanitizer.methods.plan import MethodStage, check_applies, plan
+from sanitizer.networks.weights import put_weights
 from sanitizer.report.model import StageRecord
 from sanitizer.spec import AutoConfig, SingleMethodConfig
 from sanitizer.stages.run import Run
@@ -38,7 +39,7 @@ def train_and_choose(run: Run, found: list[Found]) -> None:
         return
     suspect = {name: value.clone() for name, value in run.network.state_dict().items()}
     for method in run.tries[len(run.state.tried) :]:
-        run.network.load_state_dict(suspect)
+        put_weights(run.network, suspect)
         why = _why_left_out(run, method)
         if why:
             tried = Tried(method.name, left_out=why)
@@ -151,7 +152,7 @@ def _choose(run: Run) -> None:
         raise InvalidSpec(" ".join(each.left_out for each in run.state.tried))
     best = best_of(run.state.tried)
     run.journal.begin(Stage.CHOOSE, f"Keeping what {best.method} made of the model.")
-    run.network.load_state_dict(run.state.kept)
+    put_weights(run.network, run.state.kept)
     values = {}
     for each in run.state.tried:
         if not each.left_out:

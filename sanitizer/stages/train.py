@@ -14,6 +14,7 @@ from sanitizer.events import MetricEvent
 from sanitizer.methods.loop import LoopHooks, LoopState, train
 from sanitizer.methods.plan import Bench, ChangingStage, TrainingStage, plan
 from sanitizer.methods.step import Step
+from sanitizer.networks.weights import put_weights
 from sanitizer.report.model import EpochRecord, StageRecord
 from sanitizer.run_state import RunState
 from sanitizer.spec import ArgdConfig, SingleMethodConfig, Training
@@ -47,7 +48,7 @@ def run_method(run: Run, method: SingleMethodConfig) -> None:
         is_easy=_accuracy_before(run) >= EASY,
     )
     for role, weights in run.state.networks.items():
-        getattr(bench, role).load_state_dict(weights)
+        put_weights(getattr(bench, role), weights)
     done = {record.stage for record in run.state.finished}
     for stage in plan(method):
         if stage.stage not in done:
@@ -96,7 +97,7 @@ def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
                 raise
             run.state.lost_seconds += spent + monotonic() - begun
             run.progress.go_back_to(begins_at)
-            trained.load_state_dict(begins_with)
+            put_weights(trained, begins_with)
             _back_off(run, stage, str(error))
     stage.finish(scaled, step)
     run.state.networks[stage.trains] = trained.state_dict()

@@ -19,6 +19,7 @@ from sanitizer.evaluation.predict import predict
 from sanitizer.events import ResultEvent, Stage
 from sanitizer.machine import peak_resident_bytes, processor_name
 from sanitizer.networks.checkpoints import read_checkpoint, write_checkpoint
+from sanitizer.networks.weights import put_weights
 from sanitizer.report.artifacts import model_artifact, result_name, sha256_of, write_report
 from sanitizer.report.model import Cost, Durability, Evaluation, ModelFile, Report, Screening
 from sanitizer.report.verdict import decide
@@ -63,7 +64,7 @@ def deliver(run: Run) -> Path:
         write_checkpoint(path, suspect.state_for(checkpoint), like=checkpoint)
     run.group.wait()
     # Counters that old files lack are not in it.
-    suspect.network.network.load_state_dict(read_checkpoint(path).state, strict=False)
+    put_weights(suspect.network.network, read_checkpoint(path).state)
     return path
 
 

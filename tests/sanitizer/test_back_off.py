@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from sanitizer.cost.workload import Measured
@@ -15,7 +16,7 @@ from sanitizer.report.model import Report
 from sanitizer.spec import SanitizeSpec
 from tests.sanitizer.builders import QUICK_TRAINING
 from tests.sanitizer.jobs import digits_job
-from tests.sanitizer.methods.networks import trained
+from tests.sanitizer.methods.networks import fresh, trained
 
 TOO_MUCH = 2.0
 """As a learning rate: the network below unlearns at it, and bears some part of it."""
@@ -120,6 +121,24 @@ def test_a_loss_without_bounds_backs_off_too_and_is_an_error_in_the_end(tmp_path
         run(spec, tmp_path / "out", on_event)
     assert len(tries) == 4
     assert "1/64" in tries[-1]
+
+
+def test_a_network_that_asks_weights_for_their_version_begins_again_too(tmp_path: Path) -> None:
+    once = {**HARSH, "phases": [{"epochs": 1, "learning_rate": TOO_MUCH}]}
+    spec = spec_for(tmp_path / "in", preset="paper", back_off=True, teacher=once, student=once)
+    network = fresh("mnasnet0_5")
+    with torch.no_grad():
+        network.get_parameter("classifier.1.weight").mul_(1e37)
+    save_file(network.state_dict(), spec.model.path)
+    messages: list[str] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StageEvent):
+            messages.append(event.message)
+
+    with pytest.raises(TrainingDiverged):
+        run(spec, tmp_path / "out", on_event)
+    assert sum("begins again" in message for message in messages) == 3
 
 
 @pytest.mark.parametrize("moment", ["begins again", "after it"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sanitizer.attacks.trigger import make_trigger
 from sanitizer.attacks.victim import VictimRecipe, train_victim
@@ -372,6 +373,30 @@ def test_a_method_that_diverges_costs_its_own_result_and_not_the_others(tmp_path
         alone = {**method, "methods": ["fst"]}
         with pytest.raises(TrainingDiverged):
             run(write_spec(tmp_path / "in", method=alone), tmp_path / "alone")
+
+
+def test_a_network_that_asks_weights_for_their_version_is_sanitized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sanitizer.evaluation.inversion.SEARCH_STEPS", 1)
+    model = tmp_path / "in" / "mnasnet.safetensors"
+    training = {"training": {**QUICK_TRAINING, "phases": [{"epochs": 1, "learning_rate": 0.01}]}}
+    method = {"name": "auto", "methods": ["ft_sam", "fst"], "ft_sam": training, "fst": training}
+    spec = write_spec(
+        tmp_path / "in",
+        model={"path": str(model), "input_size": [8, 8]},
+        method=method,
+        curve_images=0,
+        screen=False,
+    )
+    write_npz(tmp_path / "in" / "clean.npz", 0, 80)
+    network = build_network("mnasnet0_5", 10, 1, generator=make_generator(0))
+    save_file(network.state_dict(), model)
+    report, _ = run(spec, tmp_path / "out")
+    assert report.model.architecture == "mnasnet0_5"
+    assert report.tries is not None
+    assert not [each for each in report.tries if each.outcome is TryOutcome.LEFT_OUT]
+    assert report.output.sha256 != report.input.sha256
 
 
 def test_methods_that_would_take_too_long_are_left_out(
