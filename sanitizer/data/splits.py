@@ -57,7 +57,9 @@ def hold_out(
         fraction: Share of the second part, in (0, 1).
         every_class: Otherwise the second part has `fraction` of all images, one at least, the
             classes in their shares by largest remainder: of many small classes some give none,
-            others by another seed, where each would give one, which may be half of all.
+            others by another seed, where each would give one, which may be half of all. It is of
+            two classes at least where two can give an image: of one alone it would not tell a model
+            that knows nothing else from a good one.
 
     Returns:
         Indices into `labels`: kept, held out; both ascending.
@@ -71,7 +73,8 @@ def hold_out(
     if every_class:
         shares = np.maximum(1, (counts * fraction + 0.5).astype(np.int64))
     else:
-        wanted = max(1, int(len(labels) * fraction + 0.5))
+        least = min(2, int((counts > 1).sum()))
+        wanted = max(least, int(len(labels) * fraction + 0.5))
         shares = _apportion_some(counts - 1, counts, wanted, seed)
     held = [
         _shuffled(labels, int(label), seed, "hold_out")[:share]
@@ -81,7 +84,11 @@ def hold_out(
     if not len(apart):
         raise NotEnoughImages(
             f"The data has {len(labels)} images, none of its classes two, so none can be held out "
-            "to measure on. Give more images, or evaluation data.",
+            + (
+                "to measure on. Give more images, or evaluation data."
+                if every_class
+                else "to choose by. Give more clean images."
+            ),
             available=len(labels),
         )
     return np.setdiff1d(np.arange(len(labels), dtype=np.int64), apart), apart
@@ -109,7 +116,8 @@ def _apportion(counts: NDArray[np.int64], seats: int) -> NDArray[np.int64]:
 def _apportion_some(
     most: NDArray[np.int64], counts: NDArray[np.int64], seats: int, seed: int
 ) -> NDArray[np.int64]:
-    """Likewise, ties and what is left over by lot, and to no class more than its most."""
+    """Likewise, ties and what is left over by lot, to no class more than its most, and not all to
+    one class where another can have one."""
     quotas = counts * (seats / int(counts.sum()))
     shares: NDArray[np.int64] = np.minimum(np.floor(quotas + 1e-9).astype(np.int64), most)
     lot = torch.randperm(len(counts), generator=make_generator(seed, "hold_out", "lot")).numpy()
@@ -119,6 +127,11 @@ def _apportion_some(
         if not len(open_to):
             break
         shares[open_to] += 1
+    (having,) = np.nonzero(shares)
+    others = order[(shares[order] == 0) & (most[order] > 0)]
+    if len(having) == 1 and shares[having[0]] > 1 and len(others):
+        shares[having[0]] -= 1
+        shares[others[0]] += 1
     return shares
 
 

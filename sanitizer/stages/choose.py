@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from time import monotonic
 
+import numpy as np
 import torch
 
 from sanitizer.choice import Tried, best_of, worst_of
@@ -134,7 +135,9 @@ def _judged(run: Run, name: str, seconds: float, found: list[Found]) -> Tried:
         ]
     )
     subject = replace(subject_of(run), measured=held)
-    residual, target, images = worst_of(classes_of(subject, carried(found), {}))
+    # Of few held-out images all may be of the class that a change leads to.
+    measurable = [each for each in carried(found) if np.any(held.labels != each.target)]
+    residual, target, images = worst_of(classes_of(subject, measurable, {}))
     run.state.choice_seconds += monotonic() - begun
     return Tried(
         name,

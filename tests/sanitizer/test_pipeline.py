@@ -399,6 +399,22 @@ def test_a_network_that_asks_weights_for_their_version_is_sanitized(
     assert report.output.sha256 != report.input.sha256
 
 
+def test_a_method_is_chosen_where_all_held_out_images_are_of_one_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_briefly(monkeypatch)
+    method = {**QUICK_AUTO, "methods": ["ft_sam", "fst"]}
+    spec = write_spec(tmp_path / "in", method=method, screen=False)
+    write_npz(tmp_path / "in" / "clean.npz", 0, 11)  # 0 to 9, and another 0
+    report, _ = run(spec, tmp_path / "out")
+    assert report.tries is not None
+    for each in report.tries:
+        assert each.accuracy is not None
+        assert each.accuracy.total == 1
+        assert each.target_class != 0  # no image is left that could be led there
+    assert report.tries[0].outcome is TryOutcome.KEPT
+
+
 def test_methods_that_would_take_too_long_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,24 @@ def test_of_large_classes_each_gives_its_share_either_way(seed: int) -> None:
         np.testing.assert_array_equal(either, other)
 
 
+@pytest.mark.parametrize("counts", [(2, 2, 1), (7, 7), (97, 3), (40, 2, 1, 1), (2, 97)])
+def test_what_is_held_out_is_of_two_classes_where_two_can_give_an_image(
+    counts: tuple[int, ...],
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    for seed in range(10):
+        kept, held = hold_out(labels, 0.1, seed, every_class=False)
+        assert len(set(labels[held].tolist())) >= 2
+        assert len(set(labels[kept].tolist())) == len(counts)
+        assert len(held) == max(2, round(0.1 * len(labels)))
+
+
+def test_where_one_class_alone_can_give_images_it_gives_all() -> None:
+    labels = np.repeat(np.arange(3), (30, 1, 1))
+    _, held = hold_out(labels, 0.1, 0, every_class=False)
+    assert set(labels[held].tolist()) == {0}
+
+
 def test_one_image_is_held_out_at_least_and_no_class_is_lost() -> None:
     kept, held = hold_out(np.array([0, 0, 1]), 0.1, 0, every_class=False)
     assert held.tolist() in ([0], [1])
