@@ -8,7 +8,7 @@ from the old one forces the features to move.
 import torch
 from torch import Tensor, nn
 
-from sanitizer.methods.fine_pruning import find_classifier
+from sanitizer.methods.fine_pruning import find_logits_layer
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.step import StepOutput
 from sanitizer.parallel.group import ALONE, Group
@@ -16,6 +16,8 @@ from sanitizer.parallel.group import ALONE, Group
 
 class FeatureShiftStep(FinetuneStep):
     """Cross-entropy plus the inner product of the classifier's weights, the new and the old.
+
+    The classifier is the layer that gives the logits.
 
     alpha <w, w_old>, with ||w|| = ||w_old|| after every step (equation 1 of the paper). The
     classifier is drawn anew when the step is made.
@@ -41,11 +43,11 @@ class FeatureShiftStep(FinetuneStep):
     ) -> None:
         super().__init__(network, precision, group, label_smoothing=label_smoothing)
         self.alpha = alpha
-        reader = find_classifier(network).reader
-        self._weight = reader.weight
-        self._old = reader.weight.detach().clone()
+        layer = find_logits_layer(network)
+        self._weight = layer.weight
+        self._old = layer.weight.detach().clone()
         self._length = torch.linalg.vector_norm(self._old)
-        draw_anew(reader, generator)
+        draw_anew(layer, generator)
         self.updated()
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:

@@ -52,13 +52,37 @@ def find_classifier(network: nn.Module) -> Classifier:
     Raises:
         InvalidSpec: It has none of the known names, or holds no layer.
     """
+    layers, ((place, reader), *_) = _head_of(network)
+    return Classifier(reader, nn.Sequential(*layers[place + 1 :]))
+
+
+def find_logits_layer(network: nn.Module) -> nn.Linear | nn.Conv2d:
+    """The layer whose outputs are the logits, of a network of the catalog.
+
+    In a VGG or a MobileNetV3, say, others of its classifier lie before it.
+
+    Raises:
+        InvalidSpec: As of `find_classifier`.
+    """
+    _, (*_, (_, layer)) = _head_of(network)
+    return layer
+
+
+def _head_of(
+    network: nn.Module,
+) -> tuple[list[nn.Module], list[tuple[int, nn.Linear | nn.Conv2d]]]:
+    """The layers of a classifier, and those of them that have weights with their places."""
     inner = unwrapped(network)
     for name in HEADS:
         head = getattr(inner, name, None)
         layers = list(head) if isinstance(head, nn.Sequential) else [head]
-        for place, layer in enumerate(layers):
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                return Classifier(layer, nn.Sequential(*layers[place + 1 :]))
+        weighted = [
+            (place, layer)
+            for place, layer in enumerate(layers)
+            if isinstance(layer, nn.Linear | nn.Conv2d)
+        ]
+        if weighted:
+            return layers, weighted
     raise InvalidSpec(
         "method fine_pruning prunes what the classifier reads, and fst and the classifier_shift of "
         f"argd change it; this network has no layer called {', '.join(HEADS)}. Use finetune, nad "

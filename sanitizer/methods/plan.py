@@ -33,7 +33,12 @@ from sanitizer.methods.anp import (
 from sanitizer.methods.argd.step import ArgdStep
 from sanitizer.methods.clp import find_layers, prune_by_lipschitz_bound
 from sanitizer.methods.feature_shift import FeatureShiftStep
-from sanitizer.methods.fine_pruning import FinePruneStep, find_classifier, prune_idle_channels
+from sanitizer.methods.fine_pruning import (
+    FinePruneStep,
+    find_classifier,
+    find_logits_layer,
+    prune_idle_channels,
+)
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.ft_sam import FtSamStep
 from sanitizer.methods.going_back import go_back
@@ -359,10 +364,12 @@ def check_applies(config: MethodConfig, network: nn.Module, shape: tuple[int, in
         InvalidSpec: The network lacks the layers that the method works on.
     """
     match config:
-        case FinePruningConfig() | FstConfig():
+        case FinePruningConfig():
             find_classifier(network)
+        case FstConfig():
+            find_logits_layer(network)
         case ArgdConfig() if config.classifier_shift:
-            find_classifier(network)
+            find_logits_layer(network)
         case AnpConfig():
             masked_layers(network)
         case ClpConfig():

@@ -68,6 +68,15 @@ def test_the_new_classifier_is_drawn_and_keeps_the_length_of_the_old_one() -> No
     torch.testing.assert_close(classifier(network).weight, nn.Parameter(new))
 
 
+def test_of_a_classifier_of_several_layers_the_one_that_gives_the_logits_is_drawn_anew() -> None:
+    network = fresh("mobilenet_v3_small")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    FeatureShiftStep(network, 0.3, make_generator(2))
+    after = network.state_dict()
+    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    assert changed == ["classifier.3.weight", "classifier.3.bias"]
+
+
 def test_the_same_generator_gives_the_same_classifier() -> None:
     first, second = in_doubles(), in_doubles()
     for network in (first, second):

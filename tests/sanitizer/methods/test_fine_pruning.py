@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sanitizer.catalog import ARCHITECTURES
 from sanitizer.data.image_set import ImageSet
 from sanitizer.data.loader import Batches
 from sanitizer.errors import InvalidSpec
@@ -12,12 +13,13 @@ from sanitizer.methods.fine_pruning import (
     FinePruneStep,
     _read,
     find_classifier,
+    find_logits_layer,
     prune_idle_channels,
 )
 from sanitizer.methods.heldout import count_right, hold_out_clean
 from sanitizer.methods.loop import train
 from sanitizer.networks.normalized import NormalizedNetwork
-from sanitizer.networks.registry import build_network
+from sanitizer.networks.registry import build_network, build_skeleton
 from sanitizer.randomness import make_generator
 from sanitizer.spec import Phase, Training
 from tests.sanitizer.methods.networks import (
@@ -166,6 +168,14 @@ def test_the_classifier_alone_gives_the_logits_of_the_network(
         columns = classifier.reader.weight.shape[1] // channels
         classifier.reader.weight[:, 3 * columns : 4 * columns] = 0
         torch.testing.assert_close(classifier(features), silenced, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in ARCHITECTURES])
+def test_the_layer_that_gives_the_logits_is_found_in_every_network_of_the_catalog(
+    name: str,
+) -> None:
+    network = build_skeleton(name.replace("wrn-d-k", "wrn-16-1"), 7, 3)
+    assert find_logits_layer(network).weight.shape[0] == 7
 
 
 def test_a_transformer_is_pruned_at_its_last_features() -> None:
