@@ -679,8 +679,8 @@ class FinePruningConfig(_Published):
         default=0.04,
         ge=0,
         le=1,
-        description="Share by which the accuracy on a tenth of the clean images may fall while "
-        "channels are taken away.",
+        description="Share by which the accuracy on a tenth of the clean images, on all where they "
+        "are fewer than 1,000, may fall while channels are taken away.",
     )
     training: Training = Field(
         default=Training(), description="Of the fine-tuning; the same as that of `finetune`."
@@ -730,7 +730,8 @@ class AnpConfig(_AsPublished):
         ge=0,
         le=1,
         description="A guard that the paper has not: fewer channels go where the accuracy on a "
-        "tenth of the clean images would fall by more than this share. 1: none.",
+        "tenth of the clean images, on all where they are fewer than 1,000, would fall by more than "
+        "this share. 1: none.",
     )
 
 

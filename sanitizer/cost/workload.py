@@ -46,7 +46,8 @@ IDLENESS_PASSES = 1.0
 ANP_MASKING_PASSES = 6.0
 """Three forward passes, each with a backward pass that needs gradients of inputs alone."""
 ANP_PRUNING_PASSES = 0.5
-"""A tenth of the images before and after, and a few times more where the guard holds it back."""
+"""A tenth of the images before and after, and a few times more where the guard holds it back; of
+few images all, which is little beside the masks' training."""
 CLP_PASSES = 0.01
 """One image goes through the network; the rest is a decomposition of each kernel."""
 FT_SAM_PASSES = 2 * FINETUNING_PASSES

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sanitizer.compute import computing_in
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import InvalidSpec
-from sanitizer.methods.heldout import Tell, count_right, hold_out_clean
+from sanitizer.methods.heldout import Tell, apart_to_prune_by, count_right
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
@@ -242,8 +242,9 @@ def prune_by_masks(
     """Takes away the channels whose mask is below the threshold: w becomes 0, b stays.
 
     The guard is not of the paper: if too many of the held-out images went wrong, fewer channels go,
-    those with the smallest masks first, as many as bisection finds to be harmless. The masks have
-    seen these images, as they have seen all clean ones.
+    those with the smallest masks first, as many as bisection finds to be harmless. Of few images
+    none are held out and all are counted. The masks have seen these images, as they have seen all
+    clean ones.
 
     Args:
         network: Changed in place, and put into eval mode.
@@ -254,14 +255,14 @@ def prune_by_masks(
 
     Returns:
         `pruned_channels`, `below_threshold` (what the paper takes away), `channels`,
-        `heldout_images`, `heldout_accuracy_before` and `heldout_accuracy`.
+        `heldout_images`, `heldout_accuracy_before` and `heldout_accuracy`, of all images where none
+        are held out.
 
     Raises:
         InvalidSpec: The network has nothing to mask.
-        NotEnoughImages: None can be held out.
     """
     pruning = _Pruning(masked_layers(network), masks)
-    _, heldout = hold_out_clean(images, seed)
+    _, heldout = apart_to_prune_by(images, seed)
     before = count_right(network, heldout, tell)
     allowed = config.max_accuracy_drop * len(heldout) + 1e-9
     below = int((torch.cat([m.cpu() for m in masks]) < config.threshold).sum())

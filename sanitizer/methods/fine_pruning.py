@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sanitizer.data.image_set import ImageSet
 from sanitizer.errors import InvalidSpec
 from sanitizer.methods.finetune import FinetuneStep
-from sanitizer.methods.heldout import Tell, batches_for, hold_out_clean
+from sanitizer.methods.heldout import Tell, apart_to_prune_by, batches_for
 from sanitizer.networks.taps import unwrapped
 from sanitizer.parallel.group import ALONE, Group
 
@@ -97,31 +97,30 @@ def prune_idle_channels(
 
     Stops before the held-out accuracy has fallen by more than the tolerance. The activation is that
     which the classifier reads, its magnitude where it can be negative; the mean is over the images
-    that are not held out.
+    that are not held out. Of few images none are held out and all count for both.
 
     Args:
         network: Changed in place, and put into eval mode.
         images: The clean images.
         tell: Hears of each image that goes through the network.
-        tolerance: Share of the held-out images, in [0, 1].
+        tolerance: Share of the held-out images, or of all, in [0, 1].
         seed: Of the run.
 
     Returns:
         `pruned_channels`, `channels`, `heldout_images`, `heldout_accuracy_before` and
-        `heldout_accuracy`.
+        `heldout_accuracy`; the last three of all images where none are held out.
 
     Raises:
         InvalidSpec: There is no classifier to be found.
-        NotEnoughImages: No image can be held out.
     """
     classifier = find_classifier(network)
-    used, held = hold_out_clean(images, seed)
+    used, held = apart_to_prune_by(images, seed)
+    read = list(_read(network, classifier, held, tell))
     sums = [
         features.abs().double().cpu().mean(dim=2).sum(dim=0)
-        for features, _ in _read(network, classifier, used, tell)
+        for features, _ in (read if used is held else _read(network, classifier, used, tell))
     ]
     idle = torch.stack(sums).sum(dim=0) / len(used)
-    read = list(_read(network, classifier, held, tell))
     features = torch.cat([each for each, _ in read])
     labels = torch.cat([each for _, each in read])
 

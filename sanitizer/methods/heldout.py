@@ -16,6 +16,9 @@ from sanitizer.data.image_set import ImageSet
 from sanitizer.data.splits import hold_out
 from sanitizer.randomness import derive_seed
 
+FEWEST_TO_PRUNE_BY = 100
+"""Held-out images. Of a few a network gets all right while most of its channels go."""
+
 Tell = Callable[[int], None]
 """Called with how many images went through a network since the last call."""
 
@@ -23,7 +26,8 @@ Tell = Callable[[int], None]
 def hold_out_clean(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
     """A tenth of the clean images kept apart to choose by, the classes in their shares.
 
-    Of so few images that a class has none to give, it gives none.
+    Of so few images that a class has none to give, it gives none; where none has two, some give the
+    only one.
 
     Args:
         seed: Of the run.
@@ -32,7 +36,7 @@ def hold_out_clean(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
         The others, and those held out.
 
     Raises:
-        NotEnoughImages: No class has two images.
+        NotEnoughImages: There are fewer than three.
     """
     kept, held = hold_out(
         images.labels,
@@ -41,6 +45,24 @@ def hold_out_clean(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
         every_class=False,
     )
     return images.subset(kept), images.subset(held)
+
+
+def apart_to_prune_by(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Images to look for channels by, and those that say how many of them may go.
+
+    Held out are enough of them, or none: fewer than `FEWEST_TO_PRUNE_BY` say less than all do, to
+    which pruning fits nothing but one number.
+
+    Args:
+        seed: Of the run.
+
+    Returns:
+        The others and the held-out ones; twice all, the same object, where these would be too few.
+    """
+    if len(images) * heldout_share(len(images)) < FEWEST_TO_PRUNE_BY:
+        return images, images
+    kept, held = hold_out_clean(images, seed)
+    return (kept, held) if len(held) >= FEWEST_TO_PRUNE_BY else (images, images)
 
 
 @torch.no_grad()

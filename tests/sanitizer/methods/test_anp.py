@@ -16,6 +16,7 @@ from sanitizer.methods.anp import (
     masked_layers,
     prune_by_masks,
 )
+from sanitizer.methods.heldout import count_right
 from sanitizer.methods.loop import LoopState, train
 from sanitizer.randomness import make_generator
 from sanitizer.spec import AnpConfig, Phase
@@ -220,6 +221,18 @@ def test_channels_below_the_threshold_lose_their_weight_and_keep_their_bias() ->
     changed = [n for n, value in network.state_dict().items() if not torch.equal(value, suspect[n])]
     assert all(name.endswith("weight") and "bn" in name for name in changed)
     assert 0 < len(changed) <= 2
+
+
+def test_the_guard_looks_at_all_images_where_a_tenth_would_be_few() -> None:
+    network = trained()
+    everything = list(range(sum(layer.channels for layer in masked_layers(network))))
+    masks = given_masks(network, everything[::-1])
+    images = digit_set(0, 10)  # one of each class
+    config = CONFIG.model_copy(update={"threshold": 10.0})
+    found = prune_by_masks(network, masks, images, lambda _: None, config, 0)
+    assert found["heldout_images"] == 10
+    right = count_right(network, images, lambda _: None)
+    assert found["heldout_accuracy"] == right / 10 >= found["heldout_accuracy_before"] - 0.1 - 1e-9
 
 
 def test_the_guard_stops_before_the_accuracy_is_lost() -> None:
