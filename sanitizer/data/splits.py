@@ -59,36 +59,38 @@ def hold_out(
             classes in their shares by largest remainder: of many small classes some give none,
             others by another seed, where each would give one, which may be half of all. It is of
             two classes at least where two can give an image: of one alone it would not tell a model
-            that knows nothing else from a good one.
+            that knows nothing else from a good one. Where no class has two images, some give their
+            only one; two stay.
 
     Returns:
         Indices into `labels`: kept, held out; both ascending.
 
     Raises:
-        NotEnoughImages: No class has two images, so that nothing can be held out.
+        NotEnoughImages: No class has two images, so that nothing can be held out; otherwise there
+            are fewer than three.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be in (0, 1), got {fraction}")
     classes, counts = np.unique(labels, return_counts=True)
     if every_class:
         shares = np.maximum(1, (counts * fraction + 0.5).astype(np.int64))
+        shares = np.minimum(shares, counts - 1)
     else:
-        least = min(2, int((counts > 1).sum()))
-        wanted = max(least, int(len(labels) * fraction + 0.5))
-        shares = _apportion_some(counts - 1, counts, wanted, seed)
+        most = counts - 1 if np.any(counts > 1) else counts
+        wanted = max(min(2, int((most > 0).sum())), int(len(labels) * fraction + 0.5))
+        shares = _apportion_some(most, counts, max(0, min(wanted, len(labels) - 2)), seed)
     held = [
         _shuffled(labels, int(label), seed, "hold_out")[:share]
-        for label, share in zip(classes, np.minimum(shares, counts - 1), strict=True)
+        for label, share in zip(classes, shares, strict=True)
     ]
     apart = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
     if not len(apart):
         raise NotEnoughImages(
             f"The data has {len(labels)} images, none of its classes two, so none can be held out "
-            + (
-                "to measure on. Give more images, or evaluation data."
-                if every_class
-                else "to choose by. Give more clean images."
-            ),
+            "to measure on. Give more images, or evaluation data."
+            if every_class
+            else f"There are {len(labels)} clean images. At least 3 are needed to hold some out to "
+            "choose by; give more.",
             available=len(labels),
         )
     return np.setdiff1d(np.arange(len(labels), dtype=np.int64), apart), apart

@@ -415,6 +415,25 @@ def test_a_method_is_chosen_where_all_held_out_images_are_of_one_class(
     assert report.tries[0].outcome is TryOutcome.KEPT
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {**QUICK_AUTO, "methods": ["ft_sam"]},
+        {"name": "fine_pruning", "training": QUICK_TRAINING},
+        {"name": "anp", "mask_training": QUICK_TRAINING, "threshold": 1},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_one_image_of_each_class_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]
+) -> None:
+    search_briefly(monkeypatch)
+    spec = write_spec(tmp_path / "in", method=method, screen=False)
+    write_npz(tmp_path / "in" / "clean.npz", 0, 10)
+    report, _ = run(spec, tmp_path / "out")
+    assert report.clean_data.per_class == [1] * 10
+
+
 def test_methods_that_would_take_too_long_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

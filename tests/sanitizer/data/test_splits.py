@@ -148,5 +148,14 @@ def test_one_image_is_held_out_at_least_and_no_class_is_lost() -> None:
     kept, held = hold_out(np.array([0, 0, 1]), 0.1, 0, every_class=False)
     assert held.tolist() in ([0], [1])
     assert len(kept) == 2
-    with pytest.raises(NotEnoughImages):
-        hold_out(np.array([0, 1]), 0.1, 0, every_class=False)
+    for few in ([0, 1], [0, 0], [0]):
+        with pytest.raises(NotEnoughImages, match=f"{len(few)} clean images. At least 3"):
+            hold_out(np.array(few), 0.1, 0, every_class=False)
+
+
+@pytest.mark.parametrize(("images", "expected"), [(3, 1), (10, 2), (200, 20)])
+def test_where_no_class_has_two_images_some_give_their_only_one(images: int, expected: int) -> None:
+    labels = np.arange(images)
+    kept, held = hold_out(labels, 0.1, 0, every_class=False)
+    assert (len(kept), len(held)) == (images - expected, expected)
+    assert held.tolist() != hold_out(labels, 0.1, 1, every_class=False)[1].tolist()
