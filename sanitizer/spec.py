@@ -730,8 +730,8 @@ class AnpConfig(_AsPublished):
         ge=0,
         le=1,
         description="A guard that the paper has not: fewer channels go where the accuracy on a "
-        "tenth of the clean images, on all where they are fewer than 1,000, would fall by more than "
-        "this share. 1: none.",
+        "tenth of the clean images, on all where they are fewer than 1,000, would fall by more "
+        "than this share. 1: none.",
     )
 
 

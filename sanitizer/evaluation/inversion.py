@@ -74,12 +74,24 @@ class Subject:
 
     @cached_property
     def deviations(self) -> Tensor:
-        """Of each channel of the tapped feature map, over clean images; [C]."""
-        places = np.arange(min(len(self.searched), images_at_once(self.searched.shape, MEASURED)))
+        """Of each channel of the tapped feature map, over clean images; [C].
+
+        These are drawn: the first may be of one class.
+        """
+        generator = make_generator(self.seed, "deviations")
+        places = torch.randperm(len(self.searched), generator=generator)[:MEASURED].sort().values
+        at_once = images_at_once(self.searched.shape, MEASURED)
+        values, sums, squares = 0, torch.zeros(()), torch.zeros(())
         with torch.no_grad(), tapped(self.network, [self.point]) as taps:
-            self.network(self.images(self.searched, places))
-            (features,) = taps.take()
-        return features.transpose(0, 1).flatten(1).std(dim=1)
+            for part in places.split(at_once):
+                self.network(self.images(self.searched, part.numpy()))
+                (features,) = taps.take()
+                by_channel = features.transpose(0, 1).flatten(1).double()
+                values += by_channel.shape[1]
+                sums = by_channel.sum(dim=1) + sums
+                squares = by_channel.square().sum(dim=1) + squares
+        variances = (squares - sums.square() / values).clamp(min=0) / max(1, values - 1)
+        return variances.sqrt().to(features.dtype)
 
     def images(self, images: ImageSet, places: NDArray[np.int64]) -> Tensor:
         """Some of a set as the network takes them, [n, C, H, W]."""

@@ -1,12 +1,22 @@
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sanitizer.evaluation.inversion import groups_of, likely_targets, rate_of, restore, search
+from sanitizer.evaluation.inversion import (
+    Subject,
+    groups_of,
+    likely_targets,
+    rate_of,
+    restore,
+    search,
+)
+from sanitizer.networks.taps import tapped
 from sanitizer.report.model import ChangeFamily
-from tests.sanitizer.evaluation.builders import TARGET, subject_of
+from tests.sanitizer.evaluation.builders import TARGET, images, subject_of
 
 
 def test_the_patch_of_a_backdoor_is_smaller_than_that_of_any_other_class(
@@ -69,6 +79,29 @@ def test_a_find_that_went_through_a_checkpoint_does_what_it_did(
 
     assert (again.target, again.size, again.reached) == (found.target, found.size, found.reached)
     assert rate_of(subject, TARGET, again.change) == rate_of(subject, TARGET, found.change)
+
+
+def deviations_by_hand(subject: Subject) -> Tensor:
+    with torch.no_grad(), tapped(subject.network, [subject.point]) as taps:
+        subject.network(torch.from_numpy(subject.searched.images).float() / 255)
+        (features,) = taps.take()
+    return features.transpose(0, 1).flatten(1).std(dim=1)
+
+
+@pytest.mark.parametrize("at_once", [250, 7])
+def test_features_are_shifted_in_deviations_over_images_of_all_classes(
+    backdoored: nn.Module, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("sanitizer.evaluation.inversion.images_at_once", lambda *_: at_once)
+    by_class = images(0, 1700)
+    by_class = by_class.subset(np.argsort(by_class.labels, kind="stable"))
+    subject = replace(subject_of(backdoored), searched=by_class)
+    # The first 250, of two classes, are half of it off.
+    torch.testing.assert_close(
+        subject.deviations, deviations_by_hand(subject), rtol=0.15, atol=1e-6
+    )
+    few = replace(subject_of(backdoored), searched=images(1000, 1100))
+    torch.testing.assert_close(few.deviations, deviations_by_hand(few), rtol=1e-5, atol=1e-7)
 
 
 def test_of_many_classes_those_are_searched_that_misled_images_fall_into(
