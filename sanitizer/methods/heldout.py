@@ -85,8 +85,12 @@ def places_in_batches(images: ImageSet) -> Iterator[NDArray[np.int64]]:
 
 def batches_for(network: nn.Module, images: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
     """All images in order, in [0, 1], as the network's weights are; labels int64, on the CPU."""
-    weight = next(network.parameters())
     for places in places_in_batches(images):
-        pixels = torch.from_numpy(images.read(places)).to(weight.device)
-        labels = torch.from_numpy(images.labels[places])
-        yield pixels.to(weight.dtype).div_(255), labels
+        yield batch_for(network, images, places), torch.from_numpy(images.labels[places])
+
+
+def batch_for(network: nn.Module, images: ImageSet, places: NDArray[np.int64]) -> Tensor:
+    """Some images likewise, [n, C, H, W]."""
+    weight = next(network.parameters())
+    pixels = torch.from_numpy(images.read(places)).to(weight.device)
+    return pixels.to(weight.dtype).div_(255)

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sanitizer.compute import computing_in
 from sanitizer.data.image_set import ImageSet
 from sanitizer.events import Stage
-from sanitizer.methods.heldout import Tell, batches_for
+from sanitizer.methods.heldout import Tell, batch_for
 from sanitizer.methods.step import Step, StepOutput
 from sanitizer.parallel.group import ALONE, Group
 from sanitizer.randomness import make_generator
@@ -143,7 +143,13 @@ def bend_share(t: float) -> float:
 
 
 def recompute_statistics(
-    network: nn.Module, images: ImageSet, tell: Tell, *, seed: int, precision: torch.dtype
+    network: nn.Module,
+    images: ImageSet,
+    tell: Tell,
+    *,
+    batch_size: int,
+    seed: int,
+    precision: torch.dtype,
 ) -> Mapping[str, float]:
     """Gives batch norms the statistics of the clean images: those of a point between two networks
     are nobody's.
@@ -156,6 +162,9 @@ def recompute_statistics(
         images: Taken in an order that depends on the seed: a batch of one class alone would tell of
             that class.
         tell: See `Tell`.
+        batch_size: Images whose variance is taken at a time. That of the training: of fewer it
+            would be smaller than what the weights were trained with. One that is left over goes
+            with those before it.
         seed: Of the run.
         precision: What the network computes in.
 
@@ -171,16 +180,23 @@ def recompute_statistics(
             norm.reset_running_stats()
             norm.train()
         seen = 0
-        for batch, labels in batches_for(network, images.subset(order.numpy())):
-            if len(labels) == 1 and seen:
-                break  # a batch norm cannot train on one
-            seen += len(labels)
+        for places in _batches(order, batch_size):
+            batch = batch_for(network, images, places.numpy())
+            seen += len(places)
             for norm in norms:
-                norm.momentum = len(labels) / seen
+                norm.momentum = len(places) / seen
             with torch.no_grad(), computing_in(precision, batch.device):
                 network(batch)
-            tell(len(labels))
+            tell(len(places))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         network.eval()
     return {"batch_norms": len(norms)}
+
+
+def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """None of one, on which a batch norm of a 1 x 1 map cannot train."""
+    *others, last = order.split(batch_size)
+    if len(last) == 1 and others:
+        last = torch.cat([others.pop(), last])
+    return [*others, last]

@@ -345,7 +345,12 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     "student",
                     "Taking the batch norms' statistics from the clean images.",
                     lambda bench, images, tell: recompute_statistics(
-                        bench.student, images, tell, seed=bench.seed, precision=bench.precision
+                        bench.student,
+                        images,
+                        tell,
+                        batch_size=config.curve.batch_size,
+                        seed=bench.seed,
+                        precision=bench.precision,
                     ),
                     passes=STATISTICS_PASSES,
                 ),

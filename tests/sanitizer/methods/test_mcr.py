@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -147,6 +148,17 @@ def seen_by_first_norm(network: nn.Module, images: ImageSet) -> Tensor:
     return found.transpose(0, 1).flatten(1)
 
 
+def recompute(network: nn.Module, images: ImageSet, batch_size: int = 40) -> Mapping[str, float]:
+    return recompute_statistics(
+        network,
+        images,
+        lambda _: None,
+        batch_size=batch_size,
+        seed=0,
+        precision=torch.float32,
+    )
+
+
 def test_statistics_are_those_of_the_clean_images() -> None:
     network, images = trained(), runs.clean_images()
     expected = seen_by_first_norm(network, images)
@@ -155,7 +167,9 @@ def test_statistics_are_those_of_the_clean_images() -> None:
     assert norm.running_var is not None
     norm.running_mean.add_(5)
     told: list[int] = []
-    found = recompute_statistics(network, images, told.append, seed=0, precision=torch.float32)
+    found = recompute_statistics(
+        network, images, told.append, batch_size=160, seed=0, precision=torch.float32
+    )
     torch.testing.assert_close(norm.running_mean, expected.mean(1), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(norm.running_var, expected.var(1), rtol=1e-4, atol=1e-6)
     assert sum(told) == len(images)
@@ -168,11 +182,25 @@ def test_means_are_those_of_all_images_where_they_are_many_batches() -> None:
     network, few = trained(), runs.clean_images()
     images = few.subset(np.tile(np.arange(len(few)), 3))
     expected = seen_by_first_norm(network, images).mean(1)
-    recompute_statistics(network, images, lambda _: None, seed=0, precision=torch.float32)
+    recompute(network, images, batch_size=256)
     norm = first_norm(network)
     assert len(images) == 480  # one batch of 256 and a smaller one
     assert norm.running_mean is not None
     torch.testing.assert_close(norm.running_mean, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "sizes"), [(120, [40, 40, 40]), (130, [40, 40, 40, 10]), (121, [40, 40, 41])]
+)
+def test_statistics_come_from_batches_as_it_is_trained_on_and_from_no_single_image(
+    images: int, sizes: list[int]
+) -> None:
+    network, seen = trained(), list[int]()
+    norm = first_norm(network)
+    handle = norm.register_forward_hook(lambda _m, given, _o: seen.append(len(given[0])))
+    recompute(network, runs.clean_images().subset(np.arange(images)), batch_size=40)
+    handle.remove()
+    assert seen == sizes
 
 
 def test_network_whose_statistics_were_lost_gets_its_accuracy_back() -> None:
@@ -183,7 +211,7 @@ def test_network_whose_statistics_were_lost_gets_its_accuracy_back() -> None:
             value.add_(3)
     assert share_right(network) < before - 0.3
     images = runs.clean_images()
-    recompute_statistics(network, images, lambda _: None, seed=0, precision=torch.float32)
+    recompute(network, images)
     assert share_right(network) > before - 0.05
 
 
@@ -192,7 +220,7 @@ def test_images_that_lie_class_by_class_give_the_same_accuracy() -> None:
     by_class = images.subset(np.argsort(images.labels, kind="stable"))
     network = trained()
     before = share_right(network)
-    recompute_statistics(network, by_class, lambda _: None, seed=0, precision=torch.float32)
+    recompute(network, by_class)
     assert share_right(network) > before - 0.05
 
 
@@ -200,7 +228,7 @@ def test_network_without_batch_norm_stays_as_it_is() -> None:
     network = small_transformer()
     before = deepcopy(network.state_dict())
     images = runs.clean_images()
-    found = recompute_statistics(network, images, lambda _: None, seed=0, precision=torch.float32)
+    found = recompute(network, images)
     assert found == {"batch_norms": 0}
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
