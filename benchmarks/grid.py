@@ -47,8 +47,16 @@ PROBE: TypeAdapter[Probe] = TypeAdapter(Probe)
 OWN_CLASS = ("sig", "refool", "cl")
 """Attacks that leave labels right: their images are taken from the target's class."""
 
-T_975: Mapping[int, float] = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}
-"""Quantiles of Student's t distribution by degrees of freedom; beyond, the normal's."""
+# fmt: off
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)
+# fmt: on
+"""Quantiles of Student's t distribution for 1 to 30 degrees of freedom; beyond, the normal's are
+4% smaller at most."""
+NORMAL_975 = 1.960
 
 
 @dataclass(frozen=True)
@@ -407,7 +415,9 @@ class Mean:
         if len(values) == 1:
             return cls(values[0], None)
         spread = statistics.stdev(values) / math.sqrt(len(values))
-        return cls(statistics.mean(values), spread * T_975.get(len(values) - 1, 1.96))
+        freedom = len(values) - 1
+        quantile = T_975[freedom - 1] if freedom <= len(T_975) else NORMAL_975
+        return cls(statistics.mean(values), spread * quantile)
 
     def __str__(self) -> str:
         return f"{self.value:.2f}" + ("" if self.reach is None else f" ± {self.reach:.2f}")

@@ -4,17 +4,30 @@ import argparse
 import hashlib
 import json
 import shutil
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy import stats
 
 from benchmarks import paper_table
 from benchmarks.goals import goals_table
-from benchmarks.grid import Cell, Grid, Mean, add_options, command_of, order_of, renewed, rows
+from benchmarks.grid import (
+    T_975,
+    Cell,
+    Grid,
+    Mean,
+    add_options,
+    command_of,
+    order_of,
+    renewed,
+    rows,
+)
 from sanitizer.catalog import METHODS
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
@@ -78,6 +91,20 @@ def test_interval_of_three_values_is_students() -> None:
     assert mean.value == 2
     assert mean.reach == pytest.approx(4.303 / 3**0.5)
     assert str(mean) == "2.00 ± 2.48"
+
+
+def test_quantiles_are_those_of_students_distribution() -> None:
+    expected = stats.t.ppf(0.975, np.arange(1, len(T_975) + 1))
+    np.testing.assert_allclose(T_975, expected, atol=5e-4)
+
+
+@pytest.mark.parametrize(("values", "quantile"), [(8, 2.365), (31, 2.042), (32, 1.96)])
+def test_interval_of_many_values_is_students_as_far_as_the_table_goes(
+    values: int, quantile: float
+) -> None:
+    numbers = [float(number) for number in range(values)]
+    error = statistics.stdev(numbers) / values**0.5
+    assert Mean.of(numbers).reach == pytest.approx(quantile * error)
 
 
 def test_one_value_has_no_interval() -> None:
