@@ -75,6 +75,7 @@ def train(
     *,
     state: LoopState | None = None,
     hooks: LoopHooks | None = None,
+    setting: str = "",
 ) -> None:
     """Trains `step.network` in place.
 
@@ -86,6 +87,7 @@ def train(
             and step.
         state: Where to take up again; the result is the same as without the interruption.
         hooks: Progress, figures and checkpoints.
+        setting: Where a request has the training, such as `method.training`; an error names it.
 
     Raises:
         TrainingDiverged: A loss or a weight is no longer finite at the end of an epoch.
@@ -136,7 +138,7 @@ def train(
             values = _epoch_values(progress)
             values["learning_rate"] = learning_rate
             values["seconds"] = resumed_seconds + perf_counter() - begun
-            _check_finite(step, values, progress.epoch)
+            _check_finite(step, values, progress.epoch, setting)
             progress.epoch += 1
             progress.step, progress.images, progress.seconds = 0, 0, 0.0
             progress.sums = {}
@@ -173,13 +175,13 @@ def _epoch_values(progress: LoopState) -> dict[str, float]:
     return {name: total.item() / progress.images for name, total in progress.sums.items()}
 
 
-def _check_finite(step: Step, values: dict[str, float], epoch: int) -> None:
+def _check_finite(step: Step, values: dict[str, float], epoch: int, setting: str) -> None:
     tensors = [*step.network.parameters(), *step.network.buffers()]
     finite = torch.stack([t.isfinite().all() for t in tensors if t.is_floating_point()]).all()
     if not bool(finite) or not all(abs(value) < float("inf") for value in values.values()):
         raise TrainingDiverged(
             f"In epoch {epoch + 1} the training diverged: its loss is {values['loss']:.4g} and "
-            f"{'its' if finite else 'not all'} weights are finite. Lower the learning rate "
-            "(method.teacher.phases, method.student.phases).",
+            f"{'its' if finite else 'not all'} weights are finite. Lower the learning rate"
+            + (f" ({setting}.phases)." if setting else "."),
             epoch=epoch + 1,
         )

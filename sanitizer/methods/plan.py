@@ -125,6 +125,7 @@ class TrainingStage:
         subject: What is trained, for people; none: the network, by its role.
         backs_off: Whether it is to be begun again, at a smaller scale, where it loses what the
             network knew.
+        setting: What the method's config calls `training`.
     """
 
     stage: Stage
@@ -135,6 +136,7 @@ class TrainingStage:
     finish: Callable[[Bench, Step], None] = lambda _bench, _step: None
     subject: str | None = None
     backs_off: bool = False
+    setting: str = "training"
 
     @property
     def passes(self) -> float:
@@ -182,7 +184,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
             return (_finetuning(Stage.FINETUNE, "student", config.training),)
         case NadConfig():
             return (
-                _finetuning(Stage.TEACHER, "teacher", config.teacher),
+                _finetuning(Stage.TEACHER, "teacher", config.teacher, "teacher"),
                 TrainingStage(
                     Stage.DISTIL,
                     "student",
@@ -196,6 +198,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                         bench.group,
                     ),
                     relative_cost=NAD_PASSES,
+                    setting="student",
                 ),
             )
         case ArgdConfig():
@@ -209,6 +212,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     ),
                     relative_cost=hardened_passes(FINETUNING_PASSES, config.hardening),
                     backs_off=_backs_off(config),
+                    setting="teacher",
                 ),
                 TrainingStage(
                     Stage.DISTIL,
@@ -219,6 +223,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     ),
                     relative_cost=hardened_passes(ARGD_PASSES, config.student_hardening),
                     backs_off=_backs_off(config),
+                    setting="student",
                 ),
                 *((_going_back(config),) if config.goes_back else ()),
             )
@@ -254,6 +259,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     relative_cost=ANP_MASKING_PASSES,
                     finish=lambda bench, step: leave_masks(bench.teacher, step),
                     subject="masks",
+                    setting="mask_training",
                 ),
                 ChangingStage(
                     Stage.PRUNE,
@@ -322,7 +328,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
             )
         case McrConfig():
             return (
-                _finetuning(Stage.TEACHER, "teacher", config.endpoint),
+                _finetuning(Stage.TEACHER, "teacher", config.endpoint, "endpoint"),
                 TrainingStage(
                     Stage.CURVE,
                     "student",
@@ -339,6 +345,7 @@ def plan(config: MethodConfig) -> tuple[MethodStage, ...]:
                     relative_cost=FINETUNING_PASSES,
                     finish=lambda _bench, step: _leave_curve(step, config),
                     subject="curve",
+                    setting="curve",
                 ),
                 ChangingStage(
                     Stage.STATISTICS,
@@ -468,11 +475,14 @@ def _going_back(config: ArgdConfig) -> ChangingStage:
     )
 
 
-def _finetuning(stage: Stage, trains: Role, training: Training) -> TrainingStage:
+def _finetuning(
+    stage: Stage, trains: Role, training: Training, setting: str = "training"
+) -> TrainingStage:
     return TrainingStage(
         stage,
         trains,
         training,
         lambda bench: FinetuneStep(getattr(bench, trains), bench.precision, bench.group),
         relative_cost=FINETUNING_PASSES,
+        setting=setting,
     )

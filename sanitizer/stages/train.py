@@ -54,7 +54,7 @@ def run_method(run: Run, method: SingleMethodConfig) -> None:
         if stage.stage not in done:
             match stage:
                 case TrainingStage():
-                    _train(run, stage, bench)
+                    _train(run, method, stage, bench)
                 case ChangingStage():
                     _change(run, stage, bench)
 
@@ -70,7 +70,7 @@ def _accuracy_before(run: Run) -> float:
     return run.state.before.accuracy.value
 
 
-def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
+def _train(run: Run, method: SingleMethodConfig, stage: TrainingStage, bench: Bench) -> None:
     """Trains one network, more gently where it loses what it knew."""
     clean = run.trained_on
     images, seen = len(clean), run.planned.epoch_images(stage)
@@ -94,7 +94,7 @@ def _train(run: Run, stage: TrainingStage, bench: Bench) -> None:
         scaled = replace(bench, scale=BACK_OFF**run.state.backed_off)
         may_back_off = stage.backs_off and run.state.backed_off < MOST_BACK_OFFS
         try:
-            step = _trained(run, stage, scaled, keeps=may_back_off)
+            step = _trained(run, method, stage, scaled, keeps=may_back_off)
             break
         except (AccuracyLost, TrainingDiverged) as error:
             if not may_back_off:
@@ -128,7 +128,9 @@ def _seconds_of(state: RunState) -> float:
     return epochs + (state.loop.seconds if state.loop else 0.0)
 
 
-def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> Step:
+def _trained(
+    run: Run, method: SingleMethodConfig, stage: TrainingStage, bench: Bench, *, keeps: bool
+) -> Step:
     """Trains at the bench's scale.
 
     Args:
@@ -141,6 +143,7 @@ def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> St
     training = _fitted(run, stage.training).scaled(bench.scale)
     step = stage.make_step(bench)
     seed = (run.spec.seed, stage.stage.value)
+    place = f"method.{method.name}" if run.chooses else "method"
     train(
         step,
         Batches(run.trained_on, training, training.batch_size, run.device, seed, group=run.group),
@@ -148,6 +151,7 @@ def _trained(run: Run, stage: TrainingStage, bench: Bench, *, keeps: bool) -> St
         (*seed, "network"),
         state=run.state.loop,
         hooks=_Hooks(run, stage, step.network, keeps=keeps),
+        setting=f"{place}.{stage.setting}",
     )
     return step
 

@@ -135,7 +135,7 @@ def test_a_loss_without_bounds_backs_off_too_and_is_an_error_in_the_end(tmp_path
     state = trained().state_dict()
     state["fc.weight"] *= 1e37
     save_file(state, spec.model.path)
-    with pytest.raises(TrainingDiverged):
+    with pytest.raises(TrainingDiverged, match=r"learning rate \(method\.teacher\.phases\)\."):
         run(spec, tmp_path / "out", on_event)
     assert len(tries) == 4
     assert "1/64" in tries[-1]

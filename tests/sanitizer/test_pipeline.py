@@ -369,7 +369,7 @@ def test_a_method_that_diverges_costs_its_own_result_and_not_the_others(tmp_path
         report, _ = run(write_spec(tmp_path / "in", method=method), tmp_path / "out")
         assert report.tries is not None
         assert [each.outcome for each in report.tries] == [TryOutcome.LEFT_OUT, TryOutcome.KEPT]
-        assert "diverged" in report.tries[0].reason
+        assert "Lower the learning rate (method.fst.training.phases)." in report.tries[0].reason
         alone = {**method, "methods": ["fst"]}
         with pytest.raises(TrainingDiverged):
             run(write_spec(tmp_path / "in", method=alone), tmp_path / "alone")

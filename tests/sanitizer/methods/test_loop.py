@@ -176,6 +176,6 @@ class _Poisoned:
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_with_advice() -> None:
-    with pytest.raises(TrainingDiverged, match="Lower the learning rate") as raised:
+    with pytest.raises(TrainingDiverged, match=r"Lower the learning rate\.") as raised:
         train(FinetuneStep(network()), _Poisoned(), TRAINING, SEED)
     assert raised.value.data == {"epoch": 1}

@@ -2,8 +2,8 @@ import pytest
 from torch import nn
 
 from sanitizer.errors import InvalidSpec
-from sanitizer.methods.plan import check_applies
-from sanitizer.spec import METHOD_ADAPTER
+from sanitizer.methods.plan import TrainingStage, check_applies, plan
+from sanitizer.spec import METHOD_ADAPTER, trainings_of
 from tests.sanitizer.methods.networks import SHAPE, fresh, small_transformer
 
 METHODS = [
@@ -16,6 +16,16 @@ METHODS = [
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_a_residual_network(name: str) -> None:
     check_applies(METHOD_ADAPTER.validate_python({"name": name}), fresh(), SHAPE)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "auto"])
+def test_every_training_has_the_name_that_the_settings_of_its_method_give_it(name: str) -> None:
+    config = METHOD_ADAPTER.validate_python({"name": name})
+    settings = dict(trainings_of("method", config))
+    stages = [stage for stage in plan(config) if isinstance(stage, TrainingStage)]
+    assert [f"method.{stage.setting}" for stage in stages] == list(settings)
+    for stage in stages:
+        assert stage.training.phases == settings[f"method.{stage.setting}"].phases
 
 
 @pytest.mark.parametrize("name", ["anp", "clp"])
