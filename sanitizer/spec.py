@@ -847,8 +847,13 @@ class IBauConfig(_AsPublished):
 
 
 _FST: Mapping[str, Any] = {
-    "phases": ({"epochs": 10, "learning_rate": 0.01},),
+    # torch's CosineAnnealingLR over the ten epochs.
+    "phases": tuple(
+        {"epochs": 1, "learning_rate": round(0.01 * (1 + cos(pi * epoch / 10)) / 2, 6)}
+        for epoch in range(10)
+    ),
     "batch_size": 128,
+    "weight_decay": 0.0,
     "cutout_size": 0,
 }
 
@@ -857,7 +862,9 @@ class FstConfig(_AsPublished):
     """Feature shift tuning: the classifier is drawn anew and kept away from the suspect model's
     while all of the model is fine-tuned, so that its features have to move.
 
-    NeurIPS 2023, arXiv 2310.01875. For networks with a classifier that fine_pruning finds too.
+    NeurIPS 2023, arXiv 2310.01875. For networks with a classifier that fine_pruning finds too. The
+    settings are those of its code: ten epochs at learning rates that fall from 0.01 along half a
+    cosine, without weight decay.
     """
 
     name: Literal["fst"] = "fst"

@@ -20,7 +20,8 @@ class FeatureShiftStep(FinetuneStep):
     The classifier is the layer that gives the logits.
 
     alpha <w, w_old>, with ||w|| = ||w_old|| after every step (equation 1 of the paper). The
-    classifier is drawn anew when the step is made.
+    classifier is drawn anew when the step is made. The authors descend with plain momentum; the
+    loop's is Nesterov's, of the same strength.
 
     Args:
         alpha: Of the inner product, 0 or more.

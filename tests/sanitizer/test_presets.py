@@ -1,4 +1,5 @@
 import pytest
+import torch
 from pydantic import ValidationError
 
 from sanitizer.cost.workload import training_work
@@ -7,6 +8,7 @@ from sanitizer.spec import (
     PRESETS,
     ArgdConfig,
     AutoConfig,
+    FstConfig,
     FtSamConfig,
     MethodConfig,
     Preset,
@@ -107,6 +109,19 @@ def test_the_cosine_falls_from_the_learning_rate_to_next_to_nothing() -> None:
     assert rates[0] == pytest.approx(0.01, rel=0.01)
     assert rates[-1] < 0.0001
     assert sum(rates) / len(rates) == pytest.approx(0.005, rel=0.001)
+
+
+def test_the_published_settings_of_fst_are_those_of_its_code() -> None:
+    training = FstConfig().training
+    assert (training.weight_decay, training.batch_size, training.epochs) == (0, 128, 10)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    for epoch in range(10):
+        assert training.learning_rate(epoch) == pytest.approx(schedule.get_last_lr()[0], abs=1e-6)
+        optimizer.step()
+        schedule.step()
+    tried = AutoConfig().fst.training
+    assert tried.phases == training.phases
 
 
 @pytest.mark.parametrize("name", ["nad", "ft_sam", "clp"])
