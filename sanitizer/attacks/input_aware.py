@@ -7,7 +7,7 @@ then the half that makes patterns is trained together with a classifier, in thre
 images, images with their own trigger and the target's label, images with another's trigger and
 their own label.
 
-Three things are not the paper's.
+Four things are not the paper's.
 
 - Its classifier is the victim. Here it is a copy of a clean model and is thrown away; the victim is
   trained afterwards on a fixed poisoned set, which any trainer can be given. Its triggers no longer
@@ -16,6 +16,8 @@ Three things are not the paper's.
   what it finds in its set.
 - The network is smaller, without batch norm, and ends in z / sqrt(1 + z^2) for tanh, so that a
   request can carry it and every processor makes the same pixels.
+- How much a mask covers is bounded image by image: of the mean of each mask what is beyond
+  `density` counts. In the authors' code it is what is beyond of each pixel.
 """
 
 import copy
@@ -201,6 +203,7 @@ class InputAware:
             for left, places, partners, _ in pairs:
                 batch, others = _to_float(images[places]), _to_float(images[partners])
                 mask, others_mask = mask_of(weights, batch), mask_of(weights, others)
+                # Per image; the authors' code has the mean of relu(mask - density) over pixels.
                 beyond = functional.relu(mask.mean(dim=(1, 2, 3)) - self.density).mean()
                 same = _sameness(batch, others, mask, others_mask)
                 _backward(self.density_weight * beyond + self.diversity_weight * same)

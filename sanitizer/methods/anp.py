@@ -176,7 +176,9 @@ class AnpStep(Step):
     def worst_perturbation(self, images: Tensor, labels: Tensor) -> Tensor:
         """delta and xi, [2, N]: one step up the loss from a random start within the budget.
 
-        p = clip(p_0 + epsilon sign(gradient)), p_0 uniform in [-epsilon, epsilon].
+        p = clip(p_0 + epsilon sign(gradient)), p_0 uniform in [-epsilon, epsilon]. The clip to that
+        interval is the bound of the paper's objective; the authors' code takes the same step and
+        does not clip, so that theirs reach up to 2 epsilon.
         """
         masks = self.network.masks
         start = self._random_start().to(masks).requires_grad_()
