@@ -83,7 +83,7 @@ class Subject:
         at_once = images_at_once(self.searched.shape, MEASURED)
         values, sums, squares = 0, torch.zeros(()), torch.zeros(())
         with torch.no_grad(), tapped(self.network, [self.point]) as taps:
-            for part in places.split(at_once):
+            for part in torch.split(places, at_once):
                 self.network(self.images(self.searched, part.numpy()))
                 (features,) = taps.take()
                 by_channel = features.transpose(0, 1).flatten(1).double()

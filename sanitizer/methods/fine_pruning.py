@@ -74,8 +74,8 @@ def _head_of(
     """The layers of a classifier, and those of them that have weights with their places."""
     inner = unwrapped(network)
     for name in HEADS:
-        head = getattr(inner, name, None)
-        layers = list(head) if isinstance(head, nn.Sequential) else [head]
+        head: nn.Module | None = getattr(inner, name, None)
+        layers = list(head) if isinstance(head, nn.Sequential) else [] if head is None else [head]
         weighted = [
             (place, layer)
             for place, layer in enumerate(layers)
