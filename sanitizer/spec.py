@@ -635,7 +635,7 @@ class ArgdConfig(_Method):
         "of the whole way: on it accuracy comes back before a backdoor does (arXiv 2109.01903). "
         "With a `classifier_shift` they do not, since the classifier is another, nor where no "
         "trigger was searched for (`found_share`), nor where the suspect model gets 95% of the "
-        "clean images right: there is little to have back.",
+        "evaluation images right: there is little to have back.",
     )
     most_regained: float = Field(
         default=0.1,

@@ -60,11 +60,7 @@ def run_method(run: Run, method: SingleMethodConfig) -> None:
 
 
 def _accuracy_before(run: Run) -> float:
-    """Of the model as it came: on clean images, lest those that are measured on have a say in the
-    training. Where nobody looked, since it knows nothing or no training asks, on the latter.
-    """
-    if run.state.borne is not None:
-        return run.state.borne.accuracy
+    """Of the model as it came."""
     if run.state.before is None:
         raise RuntimeError("the suspect model is measured before anything is trained")
     return run.state.before.accuracy.value
