@@ -307,7 +307,8 @@ ARCHITECTURES: tuple[ArchitectureEntry, ...] = (
         ArchitectureEntry(
             f"cifar_resnet{depth}",
             "cifar_resnet",
-            "ResNet for small images: a 3x3 stem and no pooling after it (arXiv 1512.03385).",
+            "ResNet for small images: a 3x3 stem of stride 1 and no pooling after it (arXiv "
+            "1512.03385).",
             (32, 32),
         )
         for depth in (18, 34, 50, 101, 152)

@@ -24,6 +24,7 @@ from sanitizer.errors import InvalidSpec
 from sanitizer.events import Stage
 from sanitizer.journal import Journal
 from sanitizer.methods.plan import check_applies
+from sanitizer.networks import cifar_resnet
 from sanitizer.networks.checkpoints import Checkpoint, read_checkpoint
 from sanitizer.networks.registry import LoadedNetwork, load_network
 from sanitizer.parallel.group import Group
@@ -127,6 +128,14 @@ class _Loader:
         input_file_bytes = spec.model.path.stat().st_size
         checkpoint = read_checkpoint(spec.model.path)
         suspect = load_network(checkpoint, spec.model)
+        if suspect.detected and cifar_resnet.is_changed_torchvision(suspect.network.network):
+            self.journal.warn(
+                "stem_assumed",
+                "The weights are those of a torchvision ResNet with another stem; it is taken as "
+                f"a {suspect.architecture}: a stem of stride 1 and no pooling after it, which the "
+                "weights do not say. If the accuracy before is far from what you know of this "
+                "model, its stem is another, and the figures are not its own.",
+            )
         triggers = tuple(
             make_trigger(
                 probe,

@@ -75,7 +75,7 @@ def _head_of(
     inner = unwrapped(network)
     for name in HEADS:
         head: nn.Module | None = getattr(inner, name, None)
-        layers = list(head) if isinstance(head, nn.Sequential) else [] if head is None else [head]
+        layers = [] if head is None else _in_turn(head)
         weighted = [
             (place, layer)
             for place, layer in enumerate(layers)
@@ -88,6 +88,13 @@ def _head_of(
         f"argd change it; this network has no layer called {', '.join(HEADS)}. Use finetune, nad "
         "or argd without a classifier_shift instead.",
     )
+
+
+def _in_turn(module: nn.Module) -> list[nn.Module]:
+    """The layers of a sequence, of the sequences within it, too; of anything else itself."""
+    if not isinstance(module, nn.Sequential):
+        return [module]
+    return [layer for part in module for layer in _in_turn(part)]
 
 
 def prune_idle_channels(

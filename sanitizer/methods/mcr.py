@@ -196,7 +196,7 @@ def recompute_statistics(
 
 def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
     """None of one, on which a batch norm of a 1 x 1 map cannot train."""
-    *others, last = torch.split(order, batch_size)
+    *others, last = torch.split(order, max(2, batch_size))
     if len(last) == 1 and others:
         last = torch.cat([others.pop(), last])
     return [*others, last]

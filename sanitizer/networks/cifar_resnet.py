@@ -112,7 +112,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         bottleneck, blocks = DEPTHS[name]
         block = Bottleneck if bottleneck else BasicBlock
-        self._head = names.head
+        self.names = names
         self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         in_channels = 64
@@ -129,7 +129,7 @@ class CifarResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         for stage in STAGES:
             x = self.get_submodule(stage)(x)
-        logits: Tensor = self.get_submodule(self._head)(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.get_submodule(self.names.head)(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
 
 
@@ -137,6 +137,11 @@ def names_in(shapes: Mapping[str, Sequence[int]]) -> Names:
     """What the modules are called in a state dict."""
     torchvisions = any(key.startswith(f"{AS_TORCHVISION.head}.") for key in shapes)
     return AS_TORCHVISION if torchvisions else USUAL
+
+
+def is_changed_torchvision(network: nn.Module) -> bool:
+    """Whether a network is of these, under torchvision's names: nobody knows what its stem did."""
+    return isinstance(network, CifarResNet) and network.names == AS_TORCHVISION
 
 
 def guess_name(shapes: Mapping[str, Sequence[int]]) -> str | None:

@@ -152,9 +152,12 @@ class JobRepository(Repository):
         )
         return self._session.scalar(query) or 0
 
-    def first_queued(self, device: str | None) -> str | None:
-        """The job for a device that has waited longest, of whatever tenant; none: no job waits."""
-        query = select(func.min(Job.id)).where(Job.status == JobStatus.QUEUED, _asks_for(device))
+    def first_queued(self, device: str | None, *, now: datetime) -> str | None:
+        """The job for a device that has waited longest, of whatever tenant, and may run now; none:
+        no job waits."""
+        query = select(func.min(Job.id)).where(
+            Job.status == JobStatus.QUEUED, is_due(now), _asks_for(device)
+        )
         return self._session.scalar(query)
 
     def worker_devices(self, *, since: datetime) -> set[str]:

@@ -220,7 +220,9 @@ def waiting_reasons(session: Session, rows: Sequence[Job], settings: Settings) -
     silence = settings.lease_seconds
     now = jobs.now()
     present = jobs.worker_devices(since=now - timedelta(seconds=silence))
-    first = {device: jobs.first_queued(device) for device in {job.device for job in queued}}
+    first = {
+        device: jobs.first_queued(device, now=now) for device in {job.device for job in queued}
+    }
     return {job.id: _waits_for(job, first[job.device], present, silence, now) for job in queued}
 
 
@@ -245,7 +247,7 @@ def _waits_for(
         return "Other jobs are ahead of it."  # not how many: they may be other tenants'
     if job.attempt:
         return f"Attempt {job.attempt} was cut short; a worker takes it up again."
-    return "It is the next one: it runs as soon as a worker has a free slot."
+    return "It is the next one: it runs as soon as a worker that takes such jobs has a free slot."
 
 
 # --- What workers do -----------------------------------------------------------------------------

@@ -1,12 +1,19 @@
 """What is checked of a job before it is accepted: all that needs no look into a file."""
 
+from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from sanitizer.spec import ModelOptions, PatchProbe
+from sanitizer.spec import GivenModelOptions, ModelOptions, PatchProbe
 from service.datasets.repository import DatasetRepository
 from service.db.tables import Job, JobStatus, Model
-from service.errors import FieldError, ProbeOutsideImage, TooManyJobs, UnknownIds
+from service.errors import (
+    FieldError,
+    InvalidRequest,
+    ProbeOutsideImage,
+    TooManyJobs,
+    UnknownIds,
+)
 from service.jobs.schemas import JobCheck, JobRequest
 from service.keys.repository import KeyRepository
 from service.models.repository import ModelRepository
@@ -18,6 +25,7 @@ def check(
     """Checks a request; the tenant's other submissions wait until the transaction ends.
 
     Raises:
+        InvalidRequest: The model is described as no run takes it.
         ProbeOutsideImage: A patch does not lie within the model's input.
         TooManyJobs: `max_queued` jobs of the tenant are waiting.
         UnknownIds: The tenant has no such model or data set.
@@ -64,7 +72,21 @@ def _check_ids(session: Session, tenant_id: str, request: JobRequest) -> Model:
             )
     if model is None or wrong:
         raise UnknownIds(wrong)
+    _check_options(model)
     return model
+
+
+def _check_options(model: Model) -> None:
+    """What an older version took and no run does is told before the job waits in a queue."""
+    try:
+        GivenModelOptions.model_validate(model.options)
+    except ValidationError as error:
+        said = "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())
+        raise InvalidRequest(
+            f"The model {model.id} cannot be run as it is described. {said} Correct it with PATCH "
+            f"/v1/models/{model.id}.",
+            errors=[FieldError("/model_id", said)],
+        ) from error
 
 
 def _check_probes(model: Model, request: JobRequest) -> JobCheck:

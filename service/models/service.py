@@ -63,11 +63,14 @@ def change(session: Session, tenant_id: str, model_id: str, wanted: ModelChange)
     options = {name: value for name, value in given.items() if name in ModelOptions.model_fields}
     if options.get("architecture", "") is None:
         options["architecture"] = "auto"
-    # As an upload is checked: by the same model.
-    fields = ModelFields.model_validate({**model.options, **options})
-    changed = {name: getattr(fields, name) for name in ModelOptions.model_fields}
-    stored = ModelOptions(**changed).model_dump(mode="json")
-    if stored != ModelOptions.model_validate(model.options).model_dump(mode="json"):
+    # As an upload is checked: by the same model. Not where nothing of it is given: what is stored
+    # may be of an older version, which took more.
+    stored = model.options
+    if options:
+        fields = ModelFields.model_validate({**model.options, **options})
+        changed = {name: getattr(fields, name) for name in ModelOptions.model_fields}
+        stored = ModelOptions(**changed).model_dump(mode="json")
+    if stored != model.options:
         jobs = ModelRepository.from_session(session).unfinished_jobs(model.id)
         if jobs:
             raise ModelInUse(model.id, jobs)

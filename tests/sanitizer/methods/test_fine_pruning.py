@@ -195,6 +195,25 @@ def test_the_layer_that_gives_the_logits_is_found_in_every_network_of_the_catalo
     assert find_logits_layer(network).weight.shape[0] == 7
 
 
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("resnet18", "fc"),
+        ("vgg11_bn", "classifier.6"),
+        ("mobilenet_v3_small", "classifier.3"),
+        ("mobilenet_v2", "classifier.1"),
+        ("vit_b_32", "heads.head"),
+    ],
+)
+def test_it_is_found_in_a_head_that_became_a_sequence(name: str, head: str) -> None:
+    network = build_skeleton(name, 7, 3)
+    parent, _, last = head.rpartition(".")
+    layers = nn.Sequential(nn.Identity(), network.get_submodule(head))
+    setattr(network.get_submodule(parent), last, layers)
+    assert find_logits_layer(network) is layers[1]
+    assert find_classifier(network).reader.weight.is_meta
+
+
 def test_a_transformer_is_pruned_at_its_last_features() -> None:
     network = small_transformer()
     classifier = find_classifier(network)

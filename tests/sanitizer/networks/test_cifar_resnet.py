@@ -14,6 +14,7 @@ from sanitizer.networks.cifar_resnet import (
     Bottleneck,
     CifarResNet,
     guess_name,
+    is_changed_torchvision,
 )
 from sanitizer.networks.registry import load_network
 from sanitizer.randomness import make_generator
@@ -77,6 +78,13 @@ def test_a_torchvision_network_with_another_stem_is_found_and_computes_the_same(
     with torch.no_grad():
         torch.testing.assert_close(loaded.network(images), theirs(images))
     assert list(loaded.state_for(checkpoint)) == list(checkpoint.state)
+    assert is_changed_torchvision(loaded.network.network)
+
+
+def test_the_usual_names_leave_no_question_about_the_stem() -> None:
+    with torch.device("meta"):
+        assert not is_changed_torchvision(CifarResNet("cifar_resnet18", 10))
+        assert not is_changed_torchvision(resnet18())
 
 
 def test_the_keys_are_the_usual_ones() -> None:

@@ -104,31 +104,28 @@ def test_an_interrupt_ends_the_child_and_what_it_started(tmp_path: Path) -> None
 
 
 def test_a_run_ends_with_its_table_and_verdict(tmp_path: Path) -> None:
-    import numpy as np
     import torch
 
-    from sanitizer.networks.registry import build_network
-    from sanitizer.randomness import make_generator
+    from tests.sanitizer.builders import write_npz
+    from tests.sanitizer.methods.networks import trained
 
-    network = build_network("wrn-10-1", 2, 3, make_generator("test"))
-    torch.save(network.state_dict(), tmp_path / "model.pth")
-    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
-    np.savez(tmp_path / "clean.npz", images=images, labels=np.arange(40) % 2)
+    torch.save(trained().state_dict(), tmp_path / "model.pth")
+    write_npz(tmp_path / "clean.npz", 800, 1000)
     probe = {"kind": "patch", "target_class": 0, "row": 0, "column": 0, "pixels": [[255]]}
     (tmp_path / "probe.json").write_text(json.dumps(probe))
     answer = CliRunner().invoke(
         app,
         ["run", "--model", str(tmp_path / "model.pth"), "--clean", str(tmp_path / "clean.npz")]
-        + ["--input-size", "16x16", "--probe", str(tmp_path / "probe.json"), "--max-asr", "1"]
-        + ["--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--class-names", "0,1"]
+        + ["--input-size", "8x8", "--probe", str(tmp_path / "probe.json"), "--max-asr", "1"]
+        + ["--mean", "0", "--std", "1", "--class-names", "0,1,2,3,4,5,6,7,8,9"]
         + ["--device", "cpu", "--strict"]
         + ["--max-accuracy-drop", "1", "--out", str(tmp_path / "out"), "--method", "finetune"]
-        + ["--set", 'training.phases=[{"epochs": 1, "learning_rate": 0.1}]'],
+        + ["--set", 'training.phases=[{"epochs": 1, "learning_rate": 0.01}]'],
     )
     assert answer.exit_code == Exit.ALLOWED, answer.stderr
     spec = json.loads((tmp_path / "out" / "spec.json").read_text())
-    assert (spec["model"]["mean"], spec["model"]["std"]) == ([0.5, 0.5, 0.5], [0.2, 0.2, 0.2])
-    assert spec["clean_data"]["class_names"] == ["0", "1"]
+    assert (spec["model"]["mean"], spec["model"]["std"]) == ([0.0], [1.0])
+    assert spec["clean_data"]["class_names"] == list("0123456789")
     assert spec["device"] == "cpu"
     assert "ACC  clean accuracy" in answer.stdout
     assert "ASR  trigger" in answer.stdout

@@ -18,7 +18,7 @@ from sanitizer.events import ErrorEvent, Stage
 from sanitizer.spec import MAX_GENERATOR_BYTES
 from service.db.base import utc_now
 from service.db.session import SessionFactory, transaction
-from service.db.tables import Artifact, Job, JobEvent, JobMetric, WorkerRecord
+from service.db.tables import Artifact, Job, JobEvent, JobMetric, Model, WorkerRecord
 from service.jobs import service as jobs
 from service.queue import count_messages
 from service.settings import Settings
@@ -718,6 +718,22 @@ def test_what_an_unfinished_job_uses_keeps_its_meaning(client: httpx.Client) -> 
     client.post(job["links"]["cancel"])
     assert client.patch(model, json=mean).json()["mean"] == [0.5, 0.5, 0.5]
     assert client.patch(dataset, json=order).json()["class_names"] == ["1", "0"]
+
+
+def test_a_model_that_an_older_version_took_is_renamed_and_its_job_refused(
+    client: httpx.Client, sessions: SessionFactory
+) -> None:
+    body = job_body(client)
+    model = f"/v1/models/{body['model_id']}"
+    with transaction(sessions) as session:
+        row = session.get_one(Model, body["model_id"])
+        row.options = {**row.options, "mean": [123.7, 116.3, 103.5]}
+    assert client.patch(model, json={"name": "other"}).json()["name"] == "other"
+    answer = client.post("/v1/jobs", json=body)
+    assert code_and_pointers(answer) == (422, "invalid_request", ["/model_id"])
+    assert "PATCH /v1/models/" in answer.json()["detail"]
+    assert client.patch(model, json={"mean": [0.485, 0.456, 0.406]}).status_code == 200
+    assert client.post("/v1/jobs", json=body).status_code == 202
 
 
 # --- Listing -------------------------------------------------------------------------------------

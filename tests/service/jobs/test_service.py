@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from datetime import UTC
+from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
@@ -661,10 +661,21 @@ def test_job_behind_others_does_not_say_how_many_other_tenants_have(
     _add_worker(sessions)
     job_ids = sorted(_new_job(sessions) for _ in range(3))
     assert [_reason(sessions, settings, job_id) for job_id in job_ids] == [
-        "It is the next one: it runs as soon as a worker has a free slot.",
+        "It is the next one: it runs as soon as a worker that takes such jobs has a free slot.",
         "Other jobs are ahead of it.",
         "Other jobs are ahead of it.",
     ]
+
+
+def test_a_job_that_may_not_run_yet_is_ahead_of_nobody(
+    sessions: SessionFactory, settings: Settings
+) -> None:
+    _add_worker(sessions)
+    first, second = sorted(_new_job(sessions) for _ in range(2))
+    with transaction(sessions) as session:
+        now = JobRepository.from_session(session).now()
+        session.get_one(Job, first).not_before = now + timedelta(hours=1)
+    assert (_reason(sessions, settings, second) or "").startswith("It is the next one")
 
 
 def test_job_that_a_machine_failed_waits_before_it_is_sent_or_taken(
