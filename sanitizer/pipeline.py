@@ -19,7 +19,7 @@ from sanitizer.report.model import Report
 from sanitizer.run_state import CheckpointDamaged, RunState
 from sanitizer.spec import SanitizeSpec
 from sanitizer.stages.choose import records_of_kept, train_and_choose
-from sanitizer.stages.expect import look_at_expectation
+from sanitizer.stages.expect import look_at_expectation, warn_of_chance
 from sanitizer.stages.fit import fit_augmentation
 from sanitizer.stages.measure import measure, measure_suspect
 from sanitizer.stages.retune import retune
@@ -86,13 +86,14 @@ def _begun(run: Run) -> None:
 def _executed(run: Run) -> Report:
     _begun(run)
     loaded = run.inputs.clean
-    screened = screen_images(run) if run.spec.screen else None
+    look_at_expectation(run)
+    screened = screen_images(run) if run.spec.screen and not run.state.doubts else None
     searches = 2 if run.spec.inspect else int(run.chooses)
     run.planned = PlannedWork(run.spec, run.inputs, len(run.trained_on), run.tries, searches)
     run.progress = Progress(run.journal.emit, run.planned.whole, run.planned.done(run.state))
     if run.state.before is None:
         measure_suspect(run)
-    look_at_expectation(run)
+    warn_of_chance(run)
     fit_augmentation(run)
     found_before: list[Found] = []
     if run.spec.inspect or run.chooses:

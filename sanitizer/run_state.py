@@ -41,7 +41,7 @@ class RunState:
         choice_seconds: Spent on comparing what methods made.
         screened: What became of the screening, once done: a `Screened`, as JSON.
         before: Figures of the suspect model, once measured.
-        doubts: What speaks against them, once looked at: it may expect other images.
+        doubts: Why it may expect other images, once looked at.
         borne: Which augmentation it bears, once looked at.
         sought: Triggers that it falls for, once sought; see `FoundTriggers.state`.
         misled: Kind and place of the strongest of these, and how many images each misled.

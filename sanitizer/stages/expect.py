@@ -6,6 +6,7 @@ from time import monotonic
 
 from sanitizer.evaluation.expectation import Expectation, find_expectation
 from sanitizer.events import Stage
+from sanitizer.progress import Preparation
 from sanitizer.report.model import WarningRecord
 from sanitizer.stages.measure import chance_warning
 from sanitizer.stages.run import Run
@@ -19,7 +20,8 @@ def look_at_expectation(run: Run) -> None:
     """Looks at a few clean images whether another preparation of them, or another order of the
     classes, does far better; warns, and keeps what speaks against the figures of the run.
 
-    Nothing is changed by it: the request says what is done.
+    Nothing is changed by it: the request says what is done. But what such a model makes of its
+    images says nothing of them, so they are not screened.
     """
     if run.state.doubts is None:
         found = json.loads(run.group.from_leader(lambda: json.dumps(_found(run))))
@@ -29,21 +31,44 @@ def look_at_expectation(run: Run) -> None:
         run.journal.warn(each.code, each.message)
 
 
+def warn_of_chance(run: Run) -> None:
+    """Tells where the suspect model knows next to nothing of the images, once it is measured."""
+    if (warning := chance_warning(run)) is not None:
+        run.journal.warn(*warning)
+
+
+def doubts_of(run: Run) -> list[str]:
+    """What speaks against the figures of a run, once its suspect model is measured."""
+    chance = chance_warning(run)
+    told = [] if chance is None else [chance[1]]
+    return told + [each.message for each in run.state.doubts or ()]
+
+
 def _found(run: Run) -> list[tuple[str, str]]:
     begun = monotonic()
+    prepared = Preparation(run.journal.emit, Stage.LOAD)
+    seen = 0
+
+    def count(images: int) -> None:
+        nonlocal seen
+        seen += images
+        prepared(seen, seen)
+
     expectation = find_expectation(
         run.network,
-        run.trained_on,
+        run.inputs.clean,
         num_classes=run.inputs.suspect.num_classes,
         seed=run.spec.seed,
         device=run.device,
-        on_images=lambda _images: run.progress.add(Stage.BASELINE, 0),
+        on_images=count,
     )
-    measured = run.seconds_by_stage().get(Stage.BASELINE, 0.0)
-    run.record(Stage.BASELINE, measured + monotonic() - begun)
+    read = run.seconds_by_stage().get(Stage.LOAD, 0.0)
+    run.record(Stage.LOAD, read + monotonic() - begun)
     told = _told(run, expectation)
-    chance = chance_warning(run)
-    return [*([chance] if chance is not None else []), *told]
+    if told and run.spec.screen:
+        code, message = told[-1]
+        told[-1] = (code, f"{message} The images are not screened for triggers.")
+    return told
 
 
 def _told(run: Run, found: Expectation) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from sanitizer.report.artifacts import model_artifact, result_name, sha256_of, w
 from sanitizer.report.model import Cost, Durability, Evaluation, ModelFile, Report, Screening
 from sanitizer.report.verdict import decide
 from sanitizer.screened import Screened
+from sanitizer.stages.expect import doubts_of
 from sanitizer.stages.measure import with_first_trigger
 from sanitizer.stages.run import Run
 from sanitizer.stages.search import inspections_of
@@ -113,7 +114,7 @@ def write(run: Run, results: Results) -> Report:
             screening,
             misled,
             run.inputs.suspect.num_classes,
-            [each.message for each in run.state.doubts or ()],
+            doubts_of(run),
         ),
         screening=screening,
         inspections=inspections,

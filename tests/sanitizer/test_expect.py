@@ -58,6 +58,20 @@ def test_a_needless_normalisation_is_told_before_anything_is_trained(tmp_path: P
     assert warned < trained
 
 
+def test_images_that_the_model_does_not_expect_are_not_screened(tmp_path: Path) -> None:
+    """What it makes of them would accuse a clean model."""
+    model = str(tmp_path / "in" / "suspect.safetensors")
+    prepared = {"path": model, "input_size": [8, 8], "mean": [0.5], "std": [0.5]}
+    report, events = run(spec_for(tmp_path / "in", model=prepared, screen=True), tmp_path)
+
+    assert report.screening is None
+    assert "screen" not in {event.stage for event in events if isinstance(event, StageEvent)}
+    assert "are not screened" in warnings(report)["preparation_suspected"]
+
+    report, _ = run(spec_for(tmp_path / "in", screen=True), tmp_path / "right")
+    assert report.screening is not None
+
+
 def test_classes_in_another_order_are_told_with_the_right_one(tmp_path: Path) -> None:
     spec = spec_for(tmp_path / "in")
     for name, start, end in (("clean", 800, 1100), ("evaluation", 1100, 1500)):
