@@ -3,10 +3,12 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import redis
+import structlog
 from celery import Celery, bootsteps
 from celery.worker.request import Request
 
@@ -16,6 +18,8 @@ TOUCH_SECONDS = 2.0
 LOOK_SECONDS = 1.0
 ACKNOWLEDGE_SECONDS = 5.0
 """How long an acknowledgement may take before it counts as lost."""
+
+log = structlog.get_logger(__name__)
 
 
 def touch_while_alive(app: Celery, path: Path) -> None:
@@ -62,6 +66,43 @@ def touch_while_alive(app: Celery, path: Path) -> None:
 
     app.steps["worker"].add(Alive)
     app.steps["consumer"].add(Connected)
+
+
+def rest_unless(app: Celery, is_able: Callable[[], bool]) -> None:
+    """Makes workers take no messages while they could do nothing with them.
+
+    A worker that looks idle would be the first to take each, for all that others are free.
+    """
+
+    class Rest(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
+        requires = {"celery.worker.consumer.tasks:Tasks"}  # noqa: RUF012  # celery's own way
+
+        def __init__(self, parent: Any, **options: Any) -> None:
+            super().__init__(parent, **options)
+            self._timer: Any = None
+            self._rests = False
+
+        def start(self, parent: Any) -> None:
+            self._timer = parent.timer.call_repeatedly(
+                LOOK_SECONDS, self._look, (parent.task_consumer,)
+            )
+
+        def stop(self, _parent: Any) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+
+        def _look(self, consumer: Any) -> None:
+            if not is_able():
+                consumer.cancel()
+                if not self._rests:
+                    log.error("children that cannot be ended keep all slots: no more jobs")
+                self._rests = True
+            elif self._rests:
+                consumer.consume()
+                log.warning("a child that could not be ended has ended: jobs are taken again")
+                self._rests = False
+
+    app.steps["consumer"].add(Rest)
 
 
 def connect_again_after_a_lost_acknowledgement(app: Celery) -> None:

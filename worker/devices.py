@@ -130,6 +130,12 @@ class Slots:
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
         self._kept: dict[int, Callable[[], object]] = {}
+        self._kept_count = 0
+
+    @property
+    def usable(self) -> int:
+        """How many there are, taken or free, without those that are kept."""
+        return self._count - self._kept_count
 
     def most(self, *, on_cuda: bool) -> int:
         """How many devices one run can share here."""
@@ -165,6 +171,8 @@ class Slots:
             if until is None:
                 self._give_back(slots)
             else:
+                with self._changed:
+                    self._kept_count += len(slots)
                 threading.Thread(
                     target=self._give_back_later, args=(slots, until), name="kept slot", daemon=True
                 ).start()
@@ -175,6 +183,8 @@ class Slots:
 
     def _give_back_later(self, slots: Sequence[Slot], until: Callable[[], object]) -> None:
         until()
+        with self._changed:
+            self._kept_count -= len(slots)
         self._give_back(slots)
 
     def _give_back(self, slots: Sequence[Slot]) -> None:

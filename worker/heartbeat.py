@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+from collections.abc import Callable
 
 from service.db.base import utc_now
 from service.db.repository import Repository
@@ -16,10 +17,14 @@ def make_worker_id() -> str:
 
 
 class Heartbeat:
-    """The row of one worker."""
+    """The row of one worker.
+
+    Args:
+        slots: Asked at each beat how many runs there may be at a time.
+    """
 
     def __init__(
-        self, sessions: SessionFactory, worker_id: str, *, device: str, slots: int
+        self, sessions: SessionFactory, worker_id: str, *, device: str, slots: Callable[[], int]
     ) -> None:
         self._sessions = sessions
         self._worker_id = worker_id
@@ -35,7 +40,7 @@ class Heartbeat:
                     id=self._worker_id,
                     hostname=socket.gethostname()[:200],
                     device=self._device,
-                    slots=self._slots,
+                    slots=self._slots(),
                     started_at=self._started_at,
                     heartbeat_at=Repository.from_session(session).now(),
                 )

@@ -86,7 +86,7 @@ class WorkerProcess:
             self._sessions,
             self.id,
             device=device,
-            slots=settings.slots,
+            slots=lambda: slots.usable,
         )
         self._reconciler = Reconciler(settings, self._sessions, producer)
         self._beating = Periodic("heartbeat", self._heartbeat.beat, settings.heartbeat_seconds)
@@ -124,6 +124,10 @@ class WorkerProcess:
             log.info("job is not waiting, nothing to do")
             return
         device, devices = wish
+        if devices > self._slots.usable and self._settings.slots > self._slots.usable:
+            # Claimed it would wait here for good, and keep others from the slots that are left.
+            self._leave_to_others(job_id, "slots are kept by runs that cannot be ended")
+            return
         if devices > 1:
             # Claimed first: until so many slots are free it must keep its place among others.
             self._claim_and_run(job_id)
@@ -134,9 +138,16 @@ class WorkerProcess:
             ) as slot:
                 self._claim_and_run(job_id, slot)
         except NoFreeSlot:
-            log.info("no slot is free, the job is left to others")
-            with transaction(self._sessions) as session:
-                jobs.mark_unsent(session, job_id)
+            self._leave_to_others(job_id, "no slot is free")
+
+    def has_usable_slots(self) -> bool:
+        """Whether jobs can run here; not if children that cannot be ended keep all slots."""
+        return self._slots.usable > 0
+
+    def _leave_to_others(self, job_id: str, reason: str) -> None:
+        log.info("the job is left to others", reason=reason)
+        with transaction(self._sessions) as session:
+            jobs.mark_unsent(session, job_id)
 
     def _claim_and_run(self, job_id: str, slot: Slot | None = None) -> None:
         with transaction(self._sessions) as session:

@@ -11,7 +11,11 @@ from service import logs, queue
 from service.settings import Settings
 from service.tracing import require_installed
 from worker import isolation, landlock
-from worker.bootsteps import connect_again_after_a_lost_acknowledgement, touch_while_alive
+from worker.bootsteps import (
+    connect_again_after_a_lost_acknowledgement,
+    rest_unless,
+    touch_while_alive,
+)
 from worker.devices import find_cuda_devices, usable_cuda_devices, uses_cuda
 from worker.process import WorkerProcess
 
@@ -51,6 +55,8 @@ def make_app(settings: Settings) -> Celery:
     def process() -> WorkerProcess:
         # Made when the worker starts, not when this app is imported: it opens the store.
         return WorkerProcess(settings, queue.make_producer(settings), cuda_devices)
+
+    rest_unless(app, lambda: process().has_usable_slots())
 
     def run_job(job_id: str) -> None:
         process().run(job_id)

@@ -14,7 +14,7 @@ def _records(sessions: SessionFactory) -> list[WorkerRecord]:
 
 
 def test_first_beat_makes_the_row_and_the_next_one_touches_it(sessions: SessionFactory) -> None:
-    heartbeat = Heartbeat(sessions, "w1", device="cpu", slots=2)
+    heartbeat = Heartbeat(sessions, "w1", device="cpu", slots=lambda: 2)
     heartbeat.beat()
     [first] = _records(sessions)
     heartbeat.beat()
@@ -25,7 +25,7 @@ def test_first_beat_makes_the_row_and_the_next_one_touches_it(sessions: SessionF
 
 
 def test_worker_that_signs_off_has_no_row(sessions: SessionFactory) -> None:
-    heartbeat = Heartbeat(sessions, "w1", device="cpu", slots=1)
+    heartbeat = Heartbeat(sessions, "w1", device="cpu", slots=lambda: 1)
     heartbeat.beat()
     heartbeat.sign_off()
     heartbeat.sign_off()
@@ -35,5 +35,5 @@ def test_worker_that_signs_off_has_no_row(sessions: SessionFactory) -> None:
 def test_two_workers_never_have_the_same_id(sessions: SessionFactory) -> None:
     ids = {make_worker_id() for _ in range(10)}
     for worker_id in ids:
-        Heartbeat(sessions, worker_id, device="cpu", slots=1).beat()
+        Heartbeat(sessions, worker_id, device="cpu", slots=lambda: 1).beat()
     assert {record.id for record in _records(sessions)} == ids

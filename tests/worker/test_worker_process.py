@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +27,14 @@ from worker.periodic import Periodic
 from worker.process import WorkerProcess
 
 WAIT_SECONDS = 90.0
+CELERY = (sys.executable, "-m", "celery")
+CELERY_WITH_CHILDREN_THAT_CANNOT_BE_ENDED = (
+    sys.executable,
+    "-c",
+    "import os, worker.child, worker.supervisor; from celery.__main__ import main; "
+    "os.killpg = lambda *_: None; worker.child.REAP_SECONDS = worker.child.JOIN_SECONDS = 0.1; "
+    "worker.supervisor.LAST_WORD_SECONDS = 0.1; main()",
+)
 
 
 class Workers:
@@ -37,7 +45,9 @@ class Workers:
         self._logs = logs
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, behaviour: str, **changes: object) -> subprocess.Popen[bytes]:
+    def start(
+        self, behaviour: str, *, celery: Sequence[str] = CELERY, **changes: object
+    ) -> subprocess.Popen[bytes]:
         settings = self._settings.model_copy(
             update={"child_command": child_command(behaviour), **changes}
         )
@@ -47,7 +57,7 @@ class Workers:
         log = self._logs / f"worker{len(self.processes)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-l", "WARNING"],
+                [*celery, "-A", "worker.app", "worker", "-l", "WARNING"],
                 cwd=ROOT,
                 env={**os.environ, **environment_of(settings), "CUDA_VISIBLE_DEVICES": ""},
                 stdin=subprocess.DEVNULL,
@@ -179,6 +189,67 @@ def test_job_for_which_no_slot_is_free_is_left_to_other_workers(
         process.run(job_id)
     job = bench.job(job_id)
     assert (job.status, job.attempt, job.sent_at) == (JobStatus.QUEUED, 0, None)
+    process.run(job_id)
+    process.stop()
+    assert bench.job(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_worker_whose_slots_are_all_kept_leaves_messages_to_others_until_one_is_free(
+    bench: Bench, workers: Workers
+) -> None:
+    producer = queue.make_producer(bench.settings)
+
+    def report() -> WorkerRecord:
+        with transaction(bench.sessions) as session:
+            return session.query(WorkerRecord).one()
+
+    def allow(job_id: str) -> None:
+        workers.wait_until(lambda: _attempts(bench, job_id) == 1)
+        (bench.folder(job_id) / "work" / "go").touch()
+
+    stuck = bench.add_job()
+    queue.send_job(producer, stuck)
+    workers.start("succeed_once_allowed", celery=CELERY_WITH_CHILDREN_THAT_CANNOT_BE_ENDED)
+    workers.wait_until(lambda: _attempts(bench, stuck) == 1)
+    with transaction(bench.sessions) as session:
+        jobs.request_cancel(session, stuck)
+    workers.wait_until(lambda: report().slots == 0)
+    workers.wait_until(lambda: "keep all slots" in workers.read_logs())
+
+    waits = bench.add_job()
+    with transaction(bench.sessions) as session:
+        jobs.mark_sent(session, waits)
+    queue.send_job(producer, waits)
+    for _ in range(4):
+        before = report().heartbeat_at
+        workers.wait_until(lambda before=before: report().heartbeat_at > before)
+        assert sum(queue.count_messages(producer).values()) == 1
+    assert workers.read_logs().count("keep all slots") == 1
+
+    (bench.folder(stuck) / "work" / "go").touch()  # now it ends
+    allow(waits)
+    workers.wait_until(lambda: _has_status(bench, waits, JobStatus.SUCCEEDED))
+    workers.wait_until(lambda: report().slots == 1)
+
+
+def test_job_that_needs_more_slots_than_are_not_kept_is_left_to_other_workers(
+    bench: Bench,
+) -> None:
+    job_id = bench.add_job(devices=2)
+    with transaction(bench.sessions) as session:
+        jobs.mark_sent(session, job_id)
+    settings = bench.settings.model_copy(
+        update={"child_command": child_command("succeed"), "slots": 2}
+    )
+    process = WorkerProcess(settings, queue.make_producer(settings))
+    ended = threading.Event()
+    with process._slots.taken() as slot:
+        process._slots.keep(slot, until=ended.wait)
+    process.run(job_id)
+    job = bench.job(job_id)
+    assert (job.status, job.attempt, job.sent_at) == (JobStatus.QUEUED, 0, None)
+    ended.set()
+    _wait_until(lambda: process._slots.usable == 2)
     process.run(job_id)
     process.stop()
     assert bench.job(job_id).status == JobStatus.SUCCEEDED
