@@ -53,7 +53,7 @@ AWAY_LEASES = 5
 SETTLE_SECONDS = 2.0
 """Between two tries to write how a job ended, while the database is away."""
 LAST_TRIES_SECONDS = 15.0
-"""How long a worker that is told to stop tries so."""
+"""How long a worker that is told to stop tries so, or to store a result."""
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "TZ")
 """What the child sees of this process's environment."""
 
@@ -210,17 +210,23 @@ class _Attempt:
         self._enter(Phase.STORE)
         if self._lease.lost:
             return Lost()
-        if isinstance(stopped, Released) and self._settings.checkpoint_store_seconds:
+        stores_checkpoints = bool(self._settings.checkpoint_store_seconds)
+        if isinstance(stopped, Released) and stores_checkpoints:
             keeper.keep()  # whoever goes on with the job may do so on another host
         if isinstance(story.last, ResultEvent):
-            return results.keep(
-                self._at.store,
-                self._claim.job_id,
-                folder.out,
-                story.last.artifacts,
-                check=self._check_lease,
-                patience=self._patience(),
-            )
+            try:
+                return results.keep(
+                    self._at.store,
+                    self._claim.job_id,
+                    folder.out,
+                    story.last.artifacts,
+                    check=self._check_lease,
+                    patience=self._patience(self._make_check_of_storing()),
+                )
+            except Stopped as given_up:
+                if isinstance(given_up.outcome, Released) and stores_checkpoints:
+                    keeper.keep()
+                raise
         if story.last is not None:
             log.info("child failed", code=story.last.code, stderr=child.error_tail())
             return Failed(story.last)
@@ -375,14 +381,35 @@ class _Attempt:
         if self._at.stopping.is_set():
             raise Stopped(Released())
 
+    def _make_check_of_storing(self) -> Callable[[], None]:
+        """As `_check`, but a stopping worker tries on for a while: the work is done."""
+        stopped_at: float | None = None
+
+        def check() -> None:
+            nonlocal stopped_at
+            self._check_lease()
+            if self._lease.cancel_requested:
+                raise Stopped(Cancelled())
+            if self._at.stopping.is_set():
+                now = time.monotonic()
+                stopped_at = now if stopped_at is None else stopped_at
+                if now >= stopped_at + LAST_TRIES_SECONDS:
+                    raise Stopped(Released())
+
+        return check
+
     def _check_lease(self) -> None:
         """Raises `Stopped` if the job is somebody else's; whoever else asks, a result is kept."""
         if self._lease.lost:
             raise Stopped(Lost())
 
-    def _patience(self) -> Patience:
-        """With a store that is away: as long as with a database, but a stopping worker has none."""
-        return Patience(AWAY_LEASES * self._settings.lease_seconds, self._check)
+    def _patience(self, check: Callable[[], None] | None = None) -> Patience:
+        """With a store that is away: as long as with a database.
+
+        Args:
+            check: What ends it early; `_check` if left out, so that a stopping worker has none.
+        """
+        return Patience(AWAY_LEASES * self._settings.lease_seconds, check or self._check)
 
     def _threads(self) -> int:
         given = self._settings.threads_per_job

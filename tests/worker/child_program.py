@@ -165,6 +165,12 @@ def checkpoint_twice_then_wait() -> None:
 
 
 @behaviour
+def checkpoint_then_succeed() -> None:
+    write_checkpoint(b"nearly done")
+    succeed()
+
+
+@behaviour
 def finish_when_asked_to_stop() -> None:
     def finish(*_: object) -> None:
         emit(ResultEvent(artifacts=write_result()))

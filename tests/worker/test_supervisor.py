@@ -396,6 +396,54 @@ def test_store_is_not_waited_for_once_the_job_is_cancelled(bench: Bench, part: s
     assert isinstance(outcome, Cancelled)
 
 
+def test_stopping_worker_tries_for_a_while_to_store_a_result(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.patience.PAUSE_SECONDS", 0.5)
+    job_id = bench.add_job()
+    bench.store = store = FaultyStore(bench.store)
+    store.cut("/artifact_")
+
+    def stop_and_mend() -> None:
+        bench.stopping.set()
+        tries = len(store.refused)
+        while len(store.refused) == tries:  # it has tried again since
+            time.sleep(0.05)
+        store.cut_for(0)
+
+    outcome = bench.run_until(job_id, "succeed", lambda: bool(store.refused), stop_and_mend)
+    assert isinstance(outcome, Succeeded)
+    assert _model_content(bench, job_id, tmp_path) == b"suspect weights"
+
+
+def test_stopping_worker_that_cannot_store_a_result_gives_its_job_back_with_its_checkpoint(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.supervisor.LAST_TRIES_SECONDS", 0.3)
+    monkeypatch.setattr("worker.patience.PAUSE_SECONDS", 0.1)
+    job_id = bench.add_job()
+    bench.store = store = FaultyStore(bench.store)
+    store.cut("jobs/")  # checkpoints, too
+
+    def stop_and_mend_in_part() -> None:
+        store.cut("/artifact_")
+        bench.stopping.set()
+
+    outcome = bench.run_until(
+        job_id,
+        "checkpoint_then_succeed",
+        lambda: any("/artifact_" in key for key in store.refused),
+        stop_and_mend_in_part,
+        checkpoint_store_seconds=600.0,
+    )
+    assert isinstance(outcome, Released)
+    job = bench.job(job_id)
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 1)
+    assert job.checkpoint_key is not None
+    store.fetch(job.checkpoint_key, tmp_path / "kept", sha256=job.checkpoint_sha256)
+    assert (tmp_path / "kept").read_bytes() == b"nearly done"
+
+
 def test_store_that_stays_away_is_a_fault_of_the_machine(bench: Bench) -> None:
     job_id = bench.add_job(max_attempts=1)
     bench.store = store = FaultyStore(bench.store)
