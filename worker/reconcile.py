@@ -11,6 +11,7 @@ import time
 
 import structlog
 from celery import Celery
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from service import logs, queue
 from service.db.expiry import drop_expired
@@ -57,8 +58,9 @@ class Reconciler:
                     session.connection()
             else:
                 self._take_back()
-        except DATABASE_AWAY:
-            self._away_at = time.monotonic()
+        except DATABASE_AWAY as error:
+            if _kept_all_out(error):
+                self._away_at = time.monotonic()
             raise
 
     def _take_back(self) -> None:
@@ -100,6 +102,19 @@ class Reconciler:
         """Deletes rows that have had their time."""
         with transaction(self._sessions) as session:
             drop_expired(session)
+
+
+def _kept_all_out(error: SQLAlchemyError) -> bool:
+    """Whether nobody could reach the database; somebody else's lock is in the way of one alone."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return True
+    lock = getattr(error.orig, "sqlite_errorname", "")
+    if lock.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return False
+    # PostgreSQL gives none where there is no connection: 08 if it breaks, 53 if the server is out
+    # of disk, memory or connections, 57P if it goes down.
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state.startswith(("08", "53", "57P"))
 
 
 def serve(settings: Settings, over: threading.Event) -> None:

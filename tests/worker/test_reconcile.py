@@ -9,11 +9,19 @@ from datetime import timedelta
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 
 from service import queue
 from service.cli.stack import environment_of
 from service.db.base import utc_now
-from service.db.session import SessionFactory, transaction
+from service.db.session import (
+    SessionFactory,
+    for_writing,
+    make_engine,
+    make_session_factory,
+    transaction,
+)
 from service.db.tables import IdempotencyRecord, Job, JobStatus, WorkerRecord
 from service.jobs import service as jobs
 from service.settings import Settings
@@ -149,6 +157,30 @@ def test_leases_that_ran_out_while_the_database_was_away_may_be_renewed_first(
     assert status_after_a_round() == JobStatus.RUNNING
     time.sleep(0.6)
     assert status_after_a_round() == JobStatus.QUEUED
+
+
+@every_database
+def test_lock_that_somebody_else_holds_delays_no_other_round(
+    settings: Settings, sessions: SessionFactory, database_url: str
+) -> None:
+    [job_id] = _add_jobs(sessions)
+    _lapse(sessions, job_id)
+    is_postgresql = database_url.startswith("postgresql")
+    more = f"{'&' if '?' in database_url else '?'}options=-c lock_timeout=50ms"
+    engine = make_engine(database_url + more if is_postgresql else database_url)
+    if not is_postgresql:
+        event.listen(
+            engine, "connect", lambda raw, _: raw.execute("PRAGMA busy_timeout = 50").close()
+        )
+    reconciler = _reconciler(settings, for_writing(make_session_factory(engine)))
+    with transaction(sessions) as other:
+        other.execute(text("LOCK TABLE jobs" if is_postgresql else "SELECT 1"))
+        with pytest.raises(OperationalError, match="lock"):
+            reconciler.take_back()
+    reconciler.take_back()
+    engine.dispose()
+    with transaction(sessions) as session:
+        assert session.get_one(Job, job_id).status == JobStatus.QUEUED
 
 
 def test_leases_are_taken_back_without_a_broker(
