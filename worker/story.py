@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import structlog
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from sanitizer.events import ErrorEvent, Event, ProgressEvent, ResultEvent
@@ -76,7 +77,11 @@ class Story:
                 self._pending.append(event)
 
     def write(self) -> None:
-        """Writes what has come, in one transaction; what fails is kept for the next time."""
+        """Writes what has come, in one transaction.
+
+        While the database is away it is kept for the next time. What the database refuses is left
+        out: the run would tell it again the next time.
+        """
         if time.monotonic() < self._next_try_at:
             return
         batch = self._batch()
@@ -93,6 +98,10 @@ class Story:
         except DATABASE_AWAY as error:
             log.warning("events wait for the database", events=len(batch), reason=str(error))
             self._next_try_at = time.monotonic() + PAUSE_SECONDS
+            return
+        except DataError as error:
+            log.warning("the database refuses events", events=len(batch), reason=str(error))
+            self._pending.clear()
             return
         self._pending.clear()
         for event in batch:

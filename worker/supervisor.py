@@ -294,7 +294,7 @@ class _Attempt:
     def _settle(self, outcome: Outcome) -> Outcome:
         """Writes how the attempt ended; waits for the database as long as that makes sense."""
         last = time.monotonic() + AWAY_LEASES * self._settings.lease_seconds
-        is_hurried = is_refused = False
+        is_hurried = is_refused = has_dropped_story = False
         while True:
             try:
                 with transaction(self._at.sessions) as session:
@@ -319,15 +319,18 @@ class _Attempt:
             except Exception as error:
                 if is_refused:
                     raise
+                is_bad = isinstance(outcome, Succeeded) and isinstance(error, ValueError)
+                self._story.forget()
+                if isinstance(outcome, Succeeded) and not is_bad and not has_dropped_story:
+                    # A result is worth more than the last events before it.
+                    log.warning("the result is written without last events", reason=str(error))
+                    has_dropped_story = True
+                    continue
                 # Tried again it would be refused again, and the job run for nothing.
                 log.warning("the end of the job cannot be written as it is", exc_info=True)
                 is_refused = True
                 self._forget(outcome)
-                if isinstance(outcome, Succeeded) and isinstance(error, ValueError):
-                    outcome = Failed(bad_result(str(error)).event)
-                else:
-                    self._story.forget()
-                    outcome = Failed(event_of_fault(error))
+                outcome = Failed(bad_result(str(error)).event if is_bad else event_of_fault(error))
             else:
                 self._at.wake(self._claim.job_id)
                 return outcome

@@ -305,12 +305,28 @@ def test_result_that_is_none_is_refused_and_leaves_nothing_in_the_store(
 
 
 @on_postgresql
-def test_story_that_the_database_refuses_fails_the_attempt(bench: Bench) -> None:
+@pytest.mark.parametrize("with_the_end", [False, True])
+def test_story_that_the_database_refuses_costs_no_result(bench: Bench, with_the_end: bool) -> None:
+    job_id = bench.add_job()
+    if with_the_end:  # for want of a database no event could be written before
+        database = FaultyDatabase(bench.sessions)
+        database.cut(lambda: (bench.folder(job_id) / "out").exists() and _stored_files(bench) < 2)
+        bench.worker_sessions = database.sessions
+    assert isinstance(bench.run(job_id, "tell_of_an_epoch_that_no_column_holds"), Succeeded)
+    assert bench.job(job_id).status == JobStatus.SUCCEEDED
+    assert _stored_files(bench) == 2
+
+
+def test_result_that_the_database_refuses_twice_fails_the_attempt(bench: Bench) -> None:
     job_id = bench.add_job(max_attempts=1)
-    outcome = bench.run(job_id, "tell_of_an_epoch_that_no_column_holds")
+    database = FaultyDatabase(bench.sessions)
+    database.refuse(Artifact)
+    bench.worker_sessions = database.sessions
+    outcome = bench.run(job_id, "succeed")
     assert isinstance(outcome, Failed)
     job = bench.job(job_id)
     assert (job.status, job.error_code) == (JobStatus.FAILED, "internal_error")
+    assert database.refused == 2
     assert _stored_files(bench) == 0
 
 
