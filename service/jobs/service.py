@@ -413,7 +413,13 @@ def succeed(
 
 
 def is_kept(session: Session, artifacts: Sequence[StoredArtifact]) -> bool:
-    """Whether a result was taken already: the model among these files is one of a tenant's."""
+    """Whether a result was taken already: rows name these very files, not another attempt's.
+
+    Since then its job may have been deleted, and with it all but the model, or its model.
+    """
+    ids = [artifact.id for artifact in artifacts]
+    if session.query(Artifact.id).where(Artifact.id.in_(ids)).first() is not None:
+        return True
     keys = [artifact.storage_key for artifact in artifacts if artifact.kind == ArtifactKind.MODEL]
     return session.query(Model.id).where(Model.storage_key.in_(keys)).first() is not None
 

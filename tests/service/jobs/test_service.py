@@ -2,21 +2,25 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from sanitizer.errors import Fault
 from sanitizer.events import ErrorEvent, MetricEvent, Stage
 from sanitizer.report.model import Verdict
+from service.db.base import new_id
 from service.db.session import SessionFactory, transaction
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Model, WorkerRecord
 from service.jobs import service as jobs
 from service.jobs.repository import JobRepository
 from service.jobs.service import Claim, LeaseLost, LeaseState, NotCancellable
+from service.models import service as models
 from service.settings import Settings
 from tests.builders import (
     add_dataset,
@@ -468,6 +472,44 @@ def test_success_after_a_cancel_request_keeps_the_result(sessions: SessionFactor
         jobs.request_cancel(session, job_id)
     _succeed(sessions, claim)
     assert _told(sessions, job_id) == ["queued", "running", "cancelling", "succeeded"]
+
+
+def _delete_the_model_row(session: Session, job_id: str) -> None:
+    session.query(Model).filter_by(source_job_id=job_id).delete()
+
+
+def _mark_the_model_as_deleted(session: Session, job_id: str) -> None:
+    models.delete(session, *_result_of(session, job_id))
+
+
+def _result_of(session: Session, job_id: str) -> tuple[str, str]:
+    model = session.query(Model).filter_by(source_job_id=job_id).one()
+    return model.tenant_id, model.id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda *_: None, _delete_the_model_row, _mark_the_model_as_deleted, jobs.delete],
+    ids=["as_it_was", "model_row_deleted", "model_deleted", "job_deleted"],
+)
+def test_result_that_was_taken_is_known_again_by_its_own_files_alone(
+    sessions: SessionFactory, change: Callable[[Session, str], object]
+) -> None:
+    job_id = _new_job(sessions)
+    claim = _claim(sessions, job_id)
+    files = make_artifacts(job_id)
+    of_another_attempt = [
+        replace(file, id=new_id("artifact"), storage_key=f"jobs/{job_id}/{new_id('artifact')}")
+        for file in files
+    ]
+    with transaction(sessions) as session:
+        assert not jobs.is_kept(session, files)
+        jobs.succeed(session, claim, make_report(), files)
+    with transaction(sessions) as session:
+        change(session, job_id)
+    with transaction(sessions) as session:
+        assert jobs.is_kept(session, files)
+        assert not jobs.is_kept(session, of_another_attempt)
 
 
 def test_input_at_fault_fails_the_job_at_its_first_attempt(sessions: SessionFactory) -> None:
