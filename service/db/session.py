@@ -1,5 +1,6 @@
 """Engines and sessions, the same for the service and the worker."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,7 @@ _POSTGRESQL_SESSION = {
     # Whoever waits for such a lock meanwhile is told so, and tries again.
     "lock_timeout": "10s",
 }
-"""Of the server, for our sessions; `options` in the URL go before them."""
+"""Of the server, for our sessions; what PGOPTIONS says goes before, and before that the URL."""
 
 
 def make_engine(url: str) -> Engine:
@@ -44,7 +45,9 @@ def make_engine(url: str) -> Engine:
         settings = [f"-c {name}={value}" for name, value in _POSTGRESQL_SESSION.items()]
         wanted = make_url(url).query.get("options", "")
         more = [wanted] if isinstance(wanted, str) else wanted
-        options["connect_args"] = {**_POSTGRESQL, "options": " ".join([*settings, *more])}
+        # What stands last counts. libpq would not look at PGOPTIONS any more.
+        settings += [os.environ.get("PGOPTIONS", ""), *more]
+        options["connect_args"] = {**_POSTGRESQL, "options": " ".join(filter(None, settings))}
     engine = create_engine(url, **options)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)

@@ -12,6 +12,10 @@ from service.db.tables import Tenant
 from tests.databases import every_database, on_postgresql
 
 
+def _with_options(url: str, options: str) -> str:
+    return f"{url}{'&' if '?' in url else '?'}options={options}"
+
+
 @every_database
 def test_block_that_raises_is_rolled_back(sessions: SessionFactory) -> None:
     def add_and_fail() -> None:
@@ -56,13 +60,26 @@ def test_server_ends_a_transaction_that_stands_still_and_it_counts_as_away(
     database_url: str,
 ) -> None:
     shorter = "-c idle_in_transaction_session_timeout=50ms"
-    engine = make_engine(f"{database_url}{'&' if '?' in database_url else '?'}options={shorter}")
+    engine = make_engine(_with_options(database_url, shorter))
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
         time.sleep(0.3)
         with pytest.raises(DATABASE_AWAY):
             connection.execute(text("SELECT 1"))
     engine.dispose()
+
+
+@on_postgresql
+def test_options_of_the_environment_count_and_those_of_the_url_more(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=7s -c lock_timeout=3s -c work_mem=5MB")
+    engine = make_engine(_with_options(database_url, "-c work_mem=6MB"))
+    names = ("statement_timeout", "lock_timeout", "work_mem", "idle_in_transaction_session_timeout")
+    with engine.connect() as connection:
+        shown = [connection.scalar(text(f"SHOW {name}")) for name in names]
+    engine.dispose()
+    assert shown == ["7s", "3s", "6MB", "30s"]
 
 
 @on_postgresql
