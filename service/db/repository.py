@@ -4,16 +4,13 @@ from datetime import datetime
 from typing import Self
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
 from service.db.base import utc_now
 
-DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, TimeoutError)
-"""What SQLAlchemy raises while the database does not answer: to be tried again later.
-
-An `InternalError` is what a session learns that the server has ended because it stood still.
-"""
+DATABASE_AWAY = (OperationalError, InterfaceError, TimeoutError)
+"""What SQLAlchemy raises while the database does not answer: to be tried again later."""
 
 
 class Repository:

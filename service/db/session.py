@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
+from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -49,6 +50,7 @@ def make_engine(url: str) -> Engine:
         settings += [os.environ.get("PGOPTIONS", ""), *more]
         options["connect_args"] = {**_POSTGRESQL, "options": " ".join(filter(None, settings))}
     engine = create_engine(url, **options)
+    event.listen(engine, "handle_error", _tell_ended_sessions, retval=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -76,6 +78,25 @@ def transaction(factory: SessionFactory) -> Iterator[Session]:
     """One transaction: committed at the end of the block, rolled back if it raises."""
     with factory() as session, session.begin():
         yield session
+
+
+def _tell_ended_sessions(context: ExceptionContext) -> BaseException | None:
+    """Makes an ended session what others that are cut are, an `OperationalError`.
+
+    The driver puts one that the server ended because it stood still (25P03) with the programming
+    errors of its class.
+    """
+    error = context.original_exception
+    if not isinstance(context.sqlalchemy_exception, InternalError):
+        return None
+    if not context.is_disconnect and getattr(error, "sqlstate", None) != "25P03":
+        return None
+    return OperationalError(
+        context.statement,
+        context.parameters,
+        error,
+        connection_invalidated=context.is_disconnect,
+    )
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DataError, InternalError
 
 from service.db.repository import DATABASE_AWAY
 from service.db.session import SessionFactory, make_engine, transaction
@@ -66,7 +67,21 @@ def test_server_ends_a_transaction_that_stands_still_and_it_counts_as_away(
         time.sleep(0.3)
         with pytest.raises(DATABASE_AWAY):
             connection.execute(text("SELECT 1"))
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
     engine.dispose()
+
+
+@on_postgresql
+def test_statement_in_a_transaction_that_failed_does_not_count_as_away(
+    sessions: SessionFactory,
+) -> None:
+    with sessions() as session:
+        with pytest.raises(DataError):
+            session.connection().execute(text("SELECT 1 / 0"))
+        with pytest.raises(InternalError, match="transaction is aborted") as raised:
+            session.connection().execute(text("SELECT 1"))
+    assert not isinstance(raised.value, DATABASE_AWAY)
 
 
 @on_postgresql
