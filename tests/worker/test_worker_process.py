@@ -203,6 +203,10 @@ def test_worker_whose_slots_are_all_kept_leaves_messages_to_others_until_one_is_
         with transaction(bench.sessions) as session:
             return session.query(WorkerRecord).one()
 
+    def await_beat() -> None:
+        before = report().heartbeat_at
+        workers.wait_until(lambda: report().heartbeat_at > before)
+
     def allow(job_id: str) -> None:
         workers.wait_until(lambda: _attempts(bench, job_id) == 1)
         (bench.folder(job_id) / "work" / "go").touch()
@@ -221,8 +225,7 @@ def test_worker_whose_slots_are_all_kept_leaves_messages_to_others_until_one_is_
         jobs.mark_sent(session, waits)
     queue.send_job(producer, waits)
     for _ in range(4):
-        before = report().heartbeat_at
-        workers.wait_until(lambda before=before: report().heartbeat_at > before)
+        await_beat()
         assert sum(queue.count_messages(producer).values()) == 1
     assert workers.read_logs().count("keep all slots") == 1
 
