@@ -42,6 +42,7 @@ class RunState:
         screened: What became of the screening, once done: a `Screened`, as JSON.
         before: Figures of the suspect model, once measured.
         doubts: Why it may expect other images, once looked at.
+        expectation_seconds: Spent on looking at that.
         borne: Which augmentation it bears, once looked at.
         sought: Triggers that it falls for, once sought; see `FoundTriggers.state`.
         misled: Kind and place of the strongest of these, and how many images each misled.
@@ -67,6 +68,7 @@ class RunState:
     screened: str | None = None
     before: Evaluation | None = None
     doubts: list[WarningRecord] | None = None
+    expectation_seconds: float = 0.0
     borne: Borne | None = None
     sought: dict[int, list[Tensor]] = field(default_factory=dict)
     misled: list[tuple[tuple[int, int], Proportion]] = field(default_factory=list)
@@ -96,6 +98,7 @@ class RunState:
             "doubts": None
             if self.doubts is None
             else [each.model_dump_json() for each in self.doubts],
+            "expectation_seconds": self.expectation_seconds,
             "borne": self.borne and asdict(self.borne),
             "sought": self.sought,
             "misled": [(which, rate.model_dump_json()) for which, rate in self.misled],
@@ -155,6 +158,7 @@ class RunState:
             doubts=None
             if content.get("doubts") is None
             else [WarningRecord.model_validate_json(line) for line in content["doubts"]],
+            expectation_seconds=content.get("expectation_seconds", 0.0),
             borne=Borne(**content["borne"]) if content.get("borne") else None,
             sought=content.get("sought", {}),
             misled=[

@@ -157,6 +157,7 @@ def measure_durability(
                 poisoned_images=poisoned.poisoned_images,
                 delivered=start.rates[place],
                 clean=clean.rates[place],
+                clean_natural=clean.natural[place] if clean.natural else None,
                 poisoned=poisoned.rates[0],
                 poisoned_accuracy=poisoned.accuracy,
                 control_delivered=start.rates[count + place],
@@ -219,6 +220,7 @@ def _figures(
         poisoned_images=poisoned_images,
         accuracy=evaluation.accuracy,
         rates=[probe.asr for probe in evaluation.probes],
+        natural=[probe.natural_rate for probe in evaluation.probes],
         seconds=round(monotonic() - begun, 3),
     )
 

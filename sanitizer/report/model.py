@@ -204,6 +204,9 @@ class Retuned(_Part):
         description="Of each trigger that was tried: the share of the images of other classes that "
         "it leads to its label."
     )
+    natural: list[Proportion] = Field(
+        default_factory=list, description="Of each: of the same images without the trigger."
+    )
     seconds: float
 
 
@@ -224,6 +227,11 @@ class ProbeDurability(_Part):
         "figures."
     )
     clean: Proportion = Field(description="The same after retuning on the clean images.")
+    clean_natural: Proportion | None = Field(
+        default=None,
+        description="The share of the same images that is called the target then without the "
+        "trigger. Null: an older version ran.",
+    )
     poisoned: Proportion = Field(
         description="The same after retuning with poisoned images, labelled as the target."
     )

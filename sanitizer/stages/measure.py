@@ -2,7 +2,6 @@
 
 from time import monotonic
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,8 @@ def measure_suspect(run: Run) -> None:
         answers = predict(run.network, examples, run.device)
         run.state.example_predictions = answers.tolist()
     run.state.before = measure(run, Stage.BASELINE, "Measuring the model as it came.")
+    measured = run.seconds_by_stage()[Stage.BASELINE]
+    run.record(Stage.BASELINE, measured + run.state.expectation_seconds)
     run.save()
 
 
@@ -33,21 +34,25 @@ def chance_warning(run: Run) -> tuple[str, str] | None:
     rarely its own."""
     if not knows_little(run):
         return None
-    before, names = _before(run), run.inputs.evaluation.class_names
+    (classes, mean), names = _recall(run), run.inputs.evaluation.class_names
     return (
         "suspect_near_chance",
-        f"The model as it came gets {100 * before.accuracy.value:.1f}% of the evaluation images "
-        f"right, where one answer for all of them would get {100 * _constant(run):.1f}%. Are the "
-        "images what it expects? `input_size`, `mean` and `std` say how they are prepared (here "
+        f"The model as it came gets {100 * mean:.1f}% of the evaluation images right, on average "
+        f"over their classes, where one answer for all of them would get {100 / classes:.1f}%. Are "
+        "the images what it expects? `input_size`, `mean` and `std` say how they are prepared (here "
         f"{' x '.join(map(str, run.inputs.suspect.input_size))} pixels), and its classes must have "
         f"the order of the data's: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}.",
     )
 
 
 def knows_little(run: Run) -> bool:
-    """Whether the suspect model is hardly better than one answer for all images."""
-    constant = _constant(run)
-    return _before(run).accuracy.value <= constant + LEAST_KNOWN * (1 - constant)
+    """Whether the suspect model is hardly better than one answer for all images.
+
+    By the mean over classes of what it gets right of each, lest a class of most images decides; of
+    images of one class nothing is told.
+    """
+    classes, mean = _recall(run)
+    return classes > 1 and mean <= (1 + LEAST_KNOWN * (classes - 1)) / classes
 
 
 def _before(run: Run) -> Evaluation:
@@ -56,9 +61,11 @@ def _before(run: Run) -> Evaluation:
     return run.state.before
 
 
-def _constant(run: Run) -> float:
-    labels = run.inputs.evaluation.labels
-    return float(np.bincount(labels).max() / len(labels))
+def _recall(run: Run) -> tuple[int, float]:
+    """How many classes the evaluation images have, and the mean of the shares of each that the
+    suspect model gets right."""
+    shares = [each.value for each in _before(run).accuracy_per_class.values() if each.total]
+    return len(shares), sum(shares) / max(1, len(shares))
 
 
 def measure(run: Run, stage: Stage, message: str) -> Evaluation:

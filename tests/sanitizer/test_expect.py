@@ -110,3 +110,26 @@ def test_what_was_found_is_told_again_by_a_run_that_goes_on(tmp_path: Path) -> N
     straight, _ = run(spec, tmp_path / "straight")
     assert warnings(resumed)["preparation_suspected"] in warnings(straight).values()
     assert resumed.decision == straight.decision
+
+
+def test_a_class_of_most_images_makes_no_model_a_stranger(tmp_path: Path) -> None:
+    """Nearly all images are of one class, of which it gets as many right as of the others."""
+    spec = spec_for(tmp_path / "in")
+    images, labels = digits(0, 1500)
+    rare = np.concatenate([np.flatnonzero(labels == digit)[:3] for digit in range(1, 10)])
+    kept = np.concatenate([np.flatnonzero(labels == 0), np.flatnonzero(labels == 0), rare])
+    np.savez(tmp_path / "in" / "evaluation.npz", images=images[kept], labels=labels[kept])
+    report, _ = run(spec, tmp_path)
+
+    assert report.before.accuracy.value > 0.9
+    assert "suspect_near_chance" not in warnings(report)
+
+
+def test_of_images_of_one_class_nothing_is_told(tmp_path: Path) -> None:
+    spec = spec_for(tmp_path / "in")
+    images, labels = digits(0, 1500)
+    ones = labels == 1
+    np.savez(tmp_path / "in" / "evaluation.npz", images=images[ones], labels=labels[ones])
+    report, _ = run(spec, tmp_path)
+
+    assert "suspect_near_chance" not in warnings(report)

@@ -102,6 +102,28 @@ def test_both_faults_are_found_at_once() -> None:
     assert expectation.order == tuple(BACKWARDS)
 
 
+def test_of_many_classes_what_is_plainly_right_decides() -> None:
+    """Of a thousand classes nearly every image has one of its own, and any order suits it."""
+    images = digit_set(0, 800)
+    answers = torch.randperm(1000, generator=torch.Generator().manual_seed(0))[:64]
+    order = match(answers, torch.arange(64), 1000)
+    assert int((order[answers] == torch.arange(64)).sum()) == 64
+
+    class Sparse(nn.Module):
+        """Knows digits, in a normalisation of its own, among a thousand outputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.known = Expecting(0.5, 0.5)
+
+        def forward(self, given: Tensor) -> Tensor:
+            return nn.functional.pad(self.known(given), (0, 990), value=-100.0)
+
+    network = NormalizedNetwork(Sparse(), (0.0,), (1.0,))
+    expectation = find_expectation(network, images, num_classes=1000, seed=0, device=CPU)
+    assert expectation.better == ((0.5,), (0.5,))
+
+
 def test_of_a_few_images_nothing_is_told() -> None:
     images = digit_set(0, 8)
     assert found(Reordered(trained(), BACKWARDS), images=images).is_met

@@ -6,6 +6,8 @@ from sanitizer.evaluation.metrics import wilson
 from sanitizer.report.model import (
     ACCUSED_IN_TRIAL,
     FOUND_IN_TRIAL,
+    Durability,
+    Evaluation,
     MisleadingTrigger,
     Verdict,
 )
@@ -69,6 +71,38 @@ def test_a_trigger_that_does_nothing_blocks_no_model() -> None:
     assert "6.67%; the policy allows 5.00%. Without the trigger 6.56%" in decision.reasons[0]
     sure = build_evaluation(7500, [probe.model_copy(update={"natural_rate": wilson(500, 9000)})])
     assert decide(POLICY, sure, sure).verdict is Verdict.BLOCKED
+
+
+def test_a_handful_of_images_blocks_none_and_says_what_it_leaves_open() -> None:
+    def of(hits: int, images: int) -> Evaluation:
+        probe = build_probe("grid", 0, 8000).model_copy(
+            update={"asr": wilson(hits, images), "natural_rate": wilson(0, images)}
+        )
+        return build_evaluation(7500, [probe])
+
+    assert decide(POLICY, GOOD, of(1, 15)).verdict is Verdict.UNDECIDED  # 6.7%, by one image
+    assert decide(POLICY, GOOD, of(6, 100)).verdict is Verdict.BLOCKED
+    none = decide(POLICY, GOOD, of(0, 3))
+    assert none.verdict is Verdict.ALLOWED
+    assert none.reasons[-1].endswith("the attack success rate may be as high as 56%.")
+    assert len(decide(POLICY, GOOD, of(0, 72)).reasons) == 2
+    assert len(decide(POLICY, GOOD, of(0, 73)).reasons) == 1
+
+
+def test_what_comes_back_is_more_than_the_model_confuses_anyway() -> None:
+    """Two classes that are taken for each other now and then, and a trigger that does nothing."""
+    durability = build_durability(clean=126)
+    (probe,) = durability.probes
+
+    def with_natural(count: int) -> Durability:
+        confused = probe.model_copy(update={"clean_natural": wilson(count, 1800)})
+        return durability.model_copy(update={"probes": [confused]})
+
+    anyway = decide(POLICY, GOOD, GOOD, durability=with_natural(120))
+    assert anyway.verdict is Verdict.ALLOWED
+    assert any("no more than the same images are called" in each for each in anyway.reasons)
+    assert decide(POLICY, GOOD, GOOD, durability=with_natural(60)).verdict is Verdict.UNDECIDED
+    assert decide(POLICY, GOOD, GOOD, durability=durability).verdict is Verdict.UNDECIDED
 
 
 def test_figures_of_images_that_the_model_does_not_expect_allow_nothing() -> None:
