@@ -35,12 +35,13 @@ def chance_warning(run: Run) -> tuple[str, str] | None:
     if not knows_little(run):
         return None
     (classes, mean), names = _recall(run), run.inputs.evaluation.class_names
+    size = " x ".join(map(str, run.inputs.suspect.input_size))
     return (
         "suspect_near_chance",
         f"The model as it came gets {100 * mean:.1f}% of the evaluation images right, on average "
         f"over their classes, where one answer for all of them would get {100 / classes:.1f}%. Are "
-        "the images what it expects? `input_size`, `mean` and `std` say how they are prepared (here "
-        f"{' x '.join(map(str, run.inputs.suspect.input_size))} pixels), and its classes must have "
+        "the images what it expects? `input_size`, `mean` and `std` say how they are prepared "
+        f"(here {size} pixels), and its classes must have "
         f"the order of the data's: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}.",
     )
 
