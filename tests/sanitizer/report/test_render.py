@@ -283,3 +283,13 @@ def test_every_method_that_was_tried_is_told_with_why_it_was_kept_or_not() -> No
     assert "ft_sam kept 84.00%" in page.text
     assert "fst left out none none none It would have taken about 90 s more" in page.text
     assert "Methods that were tried" not in Page(render_page(build_report(), {})).text
+
+
+def test_a_search_for_the_choice_of_a_method_is_told_as_one() -> None:
+    tried = [Tried("argd", right=[True] * 250, residual=0.0, images=225, target=3)]
+    report = build_report().model_copy(update={"tries": records_of(tried)})
+    text = Page(render_page(report, {})).text
+    assert "The model as it came was searched to choose a method; the sanitized one was not" in text
+    assert "No trigger was searched for" not in text
+    both = report.model_copy(update={"inspections": build_inspections()})
+    assert "searched to choose a method" not in Page(render_page(both, {})).text
