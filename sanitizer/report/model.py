@@ -497,7 +497,9 @@ class Report(_Part):
         default=None, description="Of method `auto`, in their order; null with any other."
     )
     screening: Screening | None = Field(
-        default=None, description="Null: the request did not want it, or an older version ran."
+        default=None,
+        description="Null: the request did not want it, the model seems to expect other images "
+        "(warning `preparation_suspected` or `class_order_suspected`), or an older version ran.",
     )
     misleading: list[MisleadingTrigger] | None = Field(
         default=None,

@@ -45,6 +45,9 @@ _PICTURES = {
         "the triggered ones, before and after.",
     ),
 }
+UNEXPECTED_CODES = ("preparation_suspected", "class_order_suspected")
+"""Warnings with which images are not screened; a test holds them against
+`sanitizer.stages.expect`."""
 
 
 def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
@@ -78,6 +81,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         settings=list(_flattened(report.method).items()),
         searches=_searches(report),
         suspicious_anomaly=SUSPICIOUS_ANOMALY,
+        unexpected_codes=UNEXPECTED_CODES,
         stages=[stage for stage in report.stages if stage.stage not in ("load", "write")],
         speeds={speed.stage: speed for speed in (report.cost.speeds if report.cost else ())},
         pictures=[_picture(name, png) for name, png in pictures.items()],

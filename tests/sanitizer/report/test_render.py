@@ -16,7 +16,8 @@ from sanitizer.report.model import (
     WarningRecord,
 )
 from sanitizer.report.plots import plot_before_after
-from sanitizer.report.render import render_page
+from sanitizer.report.render import UNEXPECTED_CODES, render_page
+from sanitizer.stages.expect import ORDER, PREPARATION
 from tests.reports import make_cost
 
 from .builders import build_durability, build_inspections, build_report
@@ -129,6 +130,16 @@ def test_a_report_without_probes_says_that_no_trigger_was_measured() -> None:
 def test_what_was_not_looked_for_is_said() -> None:
     text = Page(render_page(build_report(), {})).text
     assert "What was not looked for Only the triggers above were measured." in text
+
+
+@pytest.mark.parametrize("code", [PREPARATION, ORDER])
+def test_images_that_the_model_does_not_expect_were_not_looked_at(code: str) -> None:
+    assert code in UNEXPECTED_CODES
+    warning = WarningRecord(code=code, message="It expects others.")
+    text = Page(render_page(build_report(warnings=(warning,)), {})).text
+    assert "were not looked at, since the model seems to expect other images" in text
+    assert "The clean images are taken on trust" not in text
+    assert "The clean images are taken on trust" in Page(render_page(build_report(), {})).text
 
 
 def test_what_the_model_fell_for_stands_before_and_after() -> None:
