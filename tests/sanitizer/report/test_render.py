@@ -20,7 +20,7 @@ from sanitizer.report.render import UNEXPECTED_CODES, render_page
 from sanitizer.stages.expect import ORDER, PREPARATION
 from tests.reports import make_cost
 
-from .builders import build_durability, build_inspections, build_report
+from .builders import build_durability, build_inspections, build_report, build_screening
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -186,6 +186,54 @@ def test_hashes_data_settings_and_warnings_are_there() -> None:
         "torch 2.15.0",
     ):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("images", "available", "told"),
+    [
+        (2488, 2500, "2,488 images of 2,500, all that were given but those with a trigger."),
+        (
+            2488,
+            50_000,
+            "2,488 images of 50,000, drawn by class with seed 7; 12 with a trigger were left out "
+            "of them.",
+        ),
+    ],
+    ids=["all", "some"],
+)
+def test_images_that_were_left_out_are_told_with_the_data(
+    images: int, available: int, told: str
+) -> None:
+    report = build_report()
+    clean = {"images": images, "images_available": available}
+    changes = {
+        "screening": build_screening(None),
+        "clean_data": report.clean_data.model_copy(update=clean),
+    }
+    text = Page(render_page(report.model_copy(update=changes), {})).text
+    assert f"{told} 10 classes, 250 images each." in text
+    assert "10,000 images of 10,000, all that were given. 10 classes" in text
+
+
+def test_images_that_were_left_out_of_those_held_out_are_told() -> None:
+    report = build_report()
+    clean = {"images": 1988, "images_available": 2500}
+    held = {"images": 497, "images_available": 2500, "source": "held_out"}
+    changes = {
+        "screening": build_screening(None).model_copy(update={"held_out": 3}),
+        "clean_data": report.clean_data.model_copy(update=clean),
+        "evaluation_data": report.evaluation_data.model_copy(update=held),
+    }
+    text = Page(render_page(report.model_copy(update=changes), {})).text
+    assert "1,988 images of 2,500, all that were given but those with a trigger and those" in text
+    assert "kept apart and not trained on. 3 with a trigger were left out of it. 10 cl" in text
+    without = Page(render_page(report.model_copy(update={**changes, "screening": None}), {})).text
+    assert "1,988 images of 2,500, drawn by class" in without
+    changes = {**changes, "screening": None}
+    changes["clean_data"] = report.clean_data.model_copy(update={**clean, "images": 2003})
+    without = Page(render_page(report.model_copy(update=changes), {})).text
+    assert "2,003 images of 2,500, all that were given but those held out." in without
+    assert "kept apart and not trained on. 10 classes" in without
 
 
 def test_pictures_are_embedded_and_described() -> None:
