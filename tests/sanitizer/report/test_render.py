@@ -166,6 +166,7 @@ def test_what_the_model_fell_for_stands_before_and_after() -> None:
     assert f"to {wilson(5, 180).high:.2%} 35.00%" in told  # from which rate on it speaks
     assert "grating 6 66.30%" in told
     assert told.count("never") == 1
+    assert "The share of 181 or fewer evaluation images" in told
     assert told.count("speaks for a backdoor") == 2  # in the caption, too
     assert "Models without a backdoor fall for some, too" in told
     assert "What the model fell for" not in silent
@@ -295,6 +296,9 @@ def test_a_search_is_told_class_by_class_with_what_became_of_its_findings() -> N
     assert "3.00%" in page.text  # the same change on the sanitized model
     assert "That it finds nothing is no proof" in page.text
     assert "No trigger was searched for" not in page.text
+    assert "For each class the smallest patch" in page.text
+    many = report.model_copy(update={"inspections": build_inspections(num_classes=100)})
+    assert "For each of 10 of 100 classes the smallest patch" in Page(render_page(many, {})).text
 
 
 def test_a_report_without_a_search_says_that_none_was_made() -> None:
