@@ -349,12 +349,17 @@ class Measured(_Part):
 
     @classmethod
     def of_report(cls, report: Report) -> Self | None:
-        """Of a run that went through at once; None: it did not, or its report says nothing sound.
+        """Of a run that went through at once on one device; None: it did not, or its report says
+        nothing sound.
 
         A run that was taken up again started and loaded more than once, and one that backed off
-        trained more than once.
+        trained more than once. Of several devices it is not known what one would have taken.
         """
-        if report.resumed or any("scale" in stage.values for stage in report.stages):
+        if (
+            report.resumed
+            or report.devices > 1
+            or any("scale" in stage.values for stage in report.stages)
+        ):
             return None
         try:
             workload, spent = Workload.of_report(report), Spent.of_report(report)

@@ -87,6 +87,8 @@ def estimate_job(
         clean -= evaluation
     else:
         evaluation = count(request.evaluation_data, "evaluation data")
+    if request.devices > 1:
+        guesses.add(f"It is reckoned for one device; {request.devices} share the run.")
     own = costs.of_architecture(tenant_id, device, architecture, limit=OWN_JOBS)
     installation = [] if own else costs.of_device(device, limit=INSTALLATION_JOBS)
     curve: int = SanitizeSpec.model_fields["curve_images"].default

@@ -166,6 +166,11 @@ def test_job_that_was_taken_up_again_is_no_measurement() -> None:
     assert Measured.of_report(report.model_copy(update={"resumed": 1})) is None
 
 
+def test_job_that_several_devices_shared_is_no_measurement_of_one() -> None:
+    report = make_report(cost=make_cost())
+    assert Measured.of_report(report.model_copy(update={"devices": 2})) is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [

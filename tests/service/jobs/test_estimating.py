@@ -324,6 +324,19 @@ class TestDevice:
         assert found.device == expected
         assert (found.peak_device_bytes is not None) == (expected == "cuda")
 
+    def test_job_of_several_devices_is_reckoned_for_one_and_that_is_told(
+        self, sessions: SessionFactory, settings: Settings
+    ) -> None:
+        with transaction(sessions) as session:
+            tenant = add_tenant(session)
+            one = ask(session, tenant, settings)
+            several = ask(session, tenant, settings, devices=4)
+        assert several.seconds == one.seconds
+        assert several.explanation == [
+            *one.explanation,
+            "It is reckoned for one device; 4 share the run.",
+        ]
+
 
 def test_request_that_is_only_checked_is_answered_with_an_estimate(client: httpx.Client) -> None:
     body = job_body(client, validate_only=True)
