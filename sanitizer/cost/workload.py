@@ -90,6 +90,9 @@ MEASURING = (
 
 LOOKED_AT = 1000
 """At most, images that tell which augmentation a model bears: of ten classes each has a hundred."""
+EXPECTED_IMAGES = 256
+"""At most, that tell whether a model gets its images as it expects them; a test holds it against
+`sanitizer.evaluation.expectation`."""
 
 SEARCH_STEPS = 100
 """Of each search for a change that leads to a class, with a batch each."""
@@ -236,6 +239,7 @@ class Workload(_Part):
         curves = self.curve_images * epochs
         measured = (1 + self.probes) * (2 * self.evaluation_images + curves)
         measured += self.screened_images + self.fitted_images + self.sought_images
+        measured += expected_images(self.clean_images)
         return measured + round(self.inspections * inspection_passes(self.inspected_classes))
 
     @property
@@ -448,6 +452,16 @@ def fitted_images(images: int) -> int:
         images: That are trained on.
     """
     return 3 * min(images, LOOKED_AT)
+
+
+def expected_images(images: int) -> int:
+    """Images that go through the network to see whether it expects others: as they are, and about
+    a quarter of them prepared in each of four other ways.
+
+    Args:
+        images: Clean ones that there are.
+    """
+    return 2 * min(images, EXPECTED_IMAGES)
 
 
 def sought_images(method: MethodConfig) -> int:

@@ -2,6 +2,7 @@ import pytest
 
 from sanitizer.cost.workload import (
     CHANGING_BATCH,
+    EXPECTED_IMAGES,
     Measured,
     Spent,
     Workload,
@@ -9,6 +10,7 @@ from sanitizer.cost.workload import (
     training_work,
     tried_images,
 )
+from sanitizer.evaluation.expectation import LOOKED_AT
 from sanitizer.events import Stage
 from sanitizer.methods.plan import TrainingStage, plan
 from sanitizer.report.model import Report, StageRecord
@@ -132,6 +134,15 @@ def test_images_that_are_screened_are_measured_once_more() -> None:
     assert screened.evaluated == found.evaluated + 100
 
 
+def test_a_look_at_what_the_model_expects_counts_for_every_job() -> None:
+    assert EXPECTED_IMAGES == LOOKED_AT
+    few = make_workload(images=100, different_images=100)
+    assert few.evaluated - make_workload(different_images=40).evaluated == 2 * (100 - 40)
+    # Of many images 256 are looked at.
+    many = make_workload(different_images=50_000).evaluated
+    assert many == make_workload(different_images=256).evaluated == few.evaluated + 2 * 156
+
+
 def test_last_smaller_batch_is_a_step_too() -> None:
     teacher, student = training_work(ArgdConfig(preset=Preset.PAPER), 130)
     assert (teacher.steps, student.steps) == (30, 30)
@@ -144,7 +155,7 @@ def test_workload_of_a_finished_job_is_what_its_report_says() -> None:
     assert (found.architecture, found.input_size) == ("wrn-16-1", (32, 32))
     assert (found.clean_images, found.evaluation_images, found.probes) == (100, 100, 1)
     assert (found.device, found.threads, found.curve_images) == ("cpu", 3, 40)
-    assert found.evaluated == 2 * (2 * 100 + 20 * 40)
+    assert found.evaluated == 2 * (2 * 100 + 20 * 40) + 2 * 100
 
 
 def test_what_a_job_took_adds_up_to_the_whole() -> None:
