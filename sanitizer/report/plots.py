@@ -4,6 +4,7 @@ Drawn with matplotlib's objects, never through pyplot: that one keeps every figu
 """
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -46,6 +47,8 @@ _LOSSES = {
 _FONT = "DejaVu Sans"
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Of ASR and RA; the next where more probes come than there are lines.
+_ASR_MARKERS, _RA_MARKERS = ("s", "D"), ("^", "v")
 _STYLE: dict[RcKeyType, Any] = {
     "font.family": _FONT,
     "font.size": 10,
@@ -107,10 +110,13 @@ def plot_curves(report: Report) -> bytes:
         if stage.stage in _STAGES
         for epoch in stage.epochs
     ]
-    with _figure(8.4, 5.6) as figure:
+    names = [probe.name for probe in report.after.probes]
+    # Room for the key: two lines for each probe, named where there are several.
+    wider = 0.08 * max(0, max(map(len, names)) - 8) if len(names) > 1 else 0
+    with _figure(8.4 + wider, 5.6 + 0.6 * max(0, len(names) - 4)) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
         _draw_losses(top, points)
-        _draw_shares(bottom, points)
+        draw_shares(bottom, points)
         _mark_stages((top, bottom), [stage for stage, _ in points])
         bottom.set_xlabel("epoch")
         bottom.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
@@ -368,16 +374,19 @@ def _draw_losses(axes: Axes, points: Sequence[_Point]) -> None:
     _legend(axes)
 
 
-def _draw_shares(axes: Axes, points: Sequence[_Point]) -> None:
+def draw_shares(axes: Axes, points: Sequence[_Point]) -> None:
+    """ACC, and ASR and RA of each probe, by epoch; of eight probes no two look the same."""
     _draw_line(axes, points, "train_accuracy", _FAINT, "training accuracy", "", ":")
     _draw_line(axes, points, "accuracy", _ACC, "ACC", "o", "-")
     keys = {key for _, values in points for key in values}
     names = sorted(key.removeprefix("asr.") for key in keys if key.startswith("asr."))
     for number, name in enumerate(names):
-        line = _LINES[number % len(_LINES)]
+        again, which = divmod(number, len(_LINES))
+        line = _LINES[which]
+        asr, ra = (marks[again % len(marks)] for marks in (_ASR_MARKERS, _RA_MARKERS))
         suffix = f" {name}" if len(names) > 1 else ""
-        _draw_line(axes, points, f"asr.{name}", _ASR, f"ASR{suffix}", "s", line)
-        _draw_line(axes, points, f"ra.{name}", _RA, f"RA{suffix}", "^", line)
+        _draw_line(axes, points, f"asr.{name}", _ASR, f"ASR{suffix}", asr, line)
+        _draw_line(axes, points, f"ra.{name}", _RA, f"RA{suffix}", ra, line)
     _percent_axis(axes)
     axes.set_ylim(-0.02, 1.02)
     axes.set_title("Clean accuracy, attack success rate, robust accuracy")
@@ -441,8 +450,21 @@ def _legend(axes: Axes) -> None:
 def _bars(evaluation: Evaluation) -> list[tuple[str, str, Proportion]]:
     bars = [("ACC\nclean images", _ACC, evaluation.accuracy)]
     for probe in evaluation.probes:
-        bars += [(f"ASR\n{probe.name}", _ASR, probe.asr), (f"RA\n{probe.name}", _RA, probe.ra)]
+        name = in_lines(probe.name)
+        bars += [(f"ASR\n{name}", _ASR, probe.asr), (f"RA\n{name}", _RA, probe.ra)]
     return bars
+
+
+def in_lines(name: str) -> str:
+    """A name in lines that fit under a bar; they end after - and _ where they may."""
+    lines = [""]
+    for part in re.findall(r"[^-_]*[-_]|[^-_]+", name):
+        if lines[-1] and len(lines[-1]) + len(part) > _MAX_NAME:
+            lines.append("")
+        lines[-1] += part
+        while len(lines[-1]) > _MAX_NAME:
+            lines[-1:] = [lines[-1][:_MAX_NAME], lines[-1][_MAX_NAME:]]
+    return "\n".join(lines)
 
 
 def _draw_bar(

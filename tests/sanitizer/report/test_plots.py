@@ -2,10 +2,13 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from sanitizer.report.model import ChangeFamily, Report, StageRecord
 from sanitizer.report.plots import (
+    draw_shares,
+    in_lines,
     plot_before_after,
     plot_curves,
     plot_durability,
@@ -73,6 +76,33 @@ def test_bars_show_every_probe() -> None:
     assert widths == sorted(widths)
     assert not has_color(plot_before_after(build_report(())), "#D55E00")
     assert has_color(plot_before_after(build_report(("a",))), "#D55E00")
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("grid", ["grid"]),
+        ("warp_trigger-of-the-paper", ["warp_trigger-", "of-the-paper"]),
+        ("a_very-long-name", ["a_very-long-", "name"]),
+        ("-_-", ["-_-"]),
+        ("w" * 40, ["w" * 14, "w" * 14, "w" * 12]),
+    ],
+)
+def test_long_names_are_broken_under_their_bars(name: str, lines: list[str]) -> None:
+    assert in_lines(name) == "\n".join(lines)
+    # The picture is no larger for it: the bars give way.
+    assert picture(plot_before_after(build_report((name,)))).size == (
+        picture(plot_before_after(build_report(("a",)))).size
+    )
+
+
+def test_no_two_probes_of_eight_have_the_same_line_and_marker() -> None:
+    report = build_report(tuple(f"probe-{number}" for number in range(8)))
+    figure = Figure()
+    axes = figure.subplots()
+    draw_shares(axes, [("distil", epoch.values) for epoch in report.stages[3].epochs])
+    lines = [line for line in axes.get_lines() if str(line.get_label()).startswith("ASR")]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 8
 
 
 @pytest.mark.parametrize("channels", [1, 3])
