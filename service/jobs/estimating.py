@@ -1,7 +1,7 @@
 """What a job will take, said before it runs. Nothing is parsed here: see `sanitizer.cost`."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -110,8 +110,51 @@ def estimate_job(
         device=device,
         threads=_threads([*own, *installation], settings),
     )
-    found = estimate(workload, own=own, installation=installation, doubt=guesses.doubt)
+
+    def reckoned(workload: Workload) -> Estimate:
+        return estimate(workload, own=own, installation=installation, doubt=guesses.doubt)
+
+    if isinstance(request.method, AutoConfig) and request.method.seconds is not None:
+        workload = _in_time(workload, request.method, request.method.seconds, reckoned, guesses)
+    found = reckoned(workload)
     return _estimate_out(found, workload, guesses)
+
+
+def _in_time(
+    workload: Workload,
+    method: AutoConfig,
+    limit: float,
+    reckoned: Callable[[Workload], Estimate],
+    guesses: _Guesses,
+) -> Workload:
+    """Without what will be left out of several methods, since it would take longer than `limit`.
+
+    Args:
+        workload: With all of them.
+    """
+
+    def with_methods(names: tuple[str, ...]) -> Workload:
+        work = training_work(
+            method.model_copy(update={"methods": names}), workload.different_images
+        )
+        return workload.model_copy(update={"training": work})
+
+    kept: tuple[str, ...] = method.methods[:1]
+    left_out = []
+    for name in method.methods[1:]:
+        more = with_methods((*kept, name))
+        # What comes after the last of them does not count.
+        until = reckoned(more.model_copy(update={"retunings": 0, "inspections": 1}))
+        if until.seconds > limit:
+            left_out.append(name)
+        else:
+            kept = (*kept, name)
+    if not left_out:
+        return workload
+    guesses.add(
+        f"In {limit:g} s not all methods can be tried: without {', '.join(left_out)}.", ROUGH
+    )
+    return with_methods(kept)
 
 
 def _classes(

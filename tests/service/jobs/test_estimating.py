@@ -112,6 +112,22 @@ class TestSpeed:
         assert several.training_seconds > 2 * one.training_seconds
         assert one.evaluation_seconds < several.evaluation_seconds < inspected.evaluation_seconds
 
+    def test_methods_that_there_is_no_time_to_try_do_not_count(
+        self, sessions: SessionFactory, settings: Settings
+    ) -> None:
+        with transaction(sessions) as session:
+            tenant = add_tenant(session)
+            named = add_dataset(session, tenant, class_names=["cat", "dog"])
+            first, every, short, long = (
+                ask(session, tenant, settings, clean=named, method={"name": "auto", **fields})
+                for fields in ({"methods": ["argd"]}, {}, {"seconds": 1}, {"seconds": 1e6})
+            )
+        assert short.training_seconds == first.training_seconds < every.training_seconds
+        assert short.explanation[-1] == (
+            "In 1 s not all methods can be tried: without ft_sam, fst."
+        )
+        assert long == every
+
     def test_retuning_counts_by_the_triggers_that_were_given(
         self, sessions: SessionFactory, settings: Settings
     ) -> None:
