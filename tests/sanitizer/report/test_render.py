@@ -228,9 +228,9 @@ def test_images_that_were_left_out_of_those_held_out_are_told() -> None:
     text = Page(render_page(report.model_copy(update=changes), {})).text
     assert "1,988 images of 2,500, all that were given but those with a trigger and those" in text
     assert "kept apart and not trained on. 3 with a trigger were left out of it. 10 cl" in text
-    without = Page(render_page(report.model_copy(update={**changes, "screening": None}), {})).text
+    del changes["screening"]
+    without = Page(render_page(report.model_copy(update=changes), {})).text
     assert "1,988 images of 2,500, drawn by class" in without
-    changes = {**changes, "screening": None}
     changes["clean_data"] = report.clean_data.model_copy(update={**clean, "images": 2003})
     without = Page(render_page(report.model_copy(update=changes), {})).text
     assert "2,003 images of 2,500, all that were given but those held out." in without
