@@ -1,11 +1,12 @@
 """What routes ask for: who calls, a transaction, a page of a list."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
 import structlog
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -41,18 +42,42 @@ _bearer = HTTPBearer(
 )
 
 
-async def get_caller(
-    request: Request,
-    services: ServicesDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Caller:
+class KeyedRoute(APIRoute):
+    """A route that asks for a key before it reads the body.
+
+    FastAPI reads and parses a body first and asks dependencies afterwards: strangers would have
+    theirs held in memory.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler, behind the check of the key."""
+        handle = super().get_route_handler()
+
+        async def handle_known(request: Request) -> Response:
+            request.state.caller = await _identify(request)
+            return await handle(request)
+
+        return handle_known
+
+
+async def _identify(request: Request) -> Caller:
     """Who sends the request; from here on its tenant is in every line of the log."""
+    credentials = await _bearer(request)
     if credentials is None:
         raise Unauthenticated("No key came. Send it as `Authorization: Bearer bds_...`.")
-    caller = await run_in_threadpool(_authenticate, services, credentials.credentials)
+    caller = await run_in_threadpool(_authenticate, get_services(request), credentials.credentials)
     # Here and not in the thread: what a thread binds ends with it.
     structlog.contextvars.bind_contextvars(tenant_id=caller.tenant_id)
     request.state.tenant_id = caller.tenant_id  # for its span
+    return caller
+
+
+async def get_caller(
+    request: Request,
+    _credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    """Who sends the request, as its `KeyedRoute` found out; OpenAPI learns that it has a key."""
+    caller: Caller = request.state.caller
     return caller
 
 

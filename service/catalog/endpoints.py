@@ -11,9 +11,9 @@ from service.catalog.schemas import (
     MethodList,
     MethodOut,
 )
-from service.dependencies import Reader
+from service.dependencies import KeyedRoute, Reader
 
-router = APIRouter(prefix="/v1", tags=["catalog"])
+router = APIRouter(prefix="/v1", tags=["catalog"], route_class=KeyedRoute)
 
 
 @router.get("/methods", operation_id="list_methods", summary="List methods")

@@ -18,14 +18,22 @@ from service.datasets.schemas import (
     DatasetReferenceCreate,
 )
 from service.db.base import new_id
-from service.dependencies import Paging, Reader, ReadSession, ServicesDep, Writer, WriteSession
+from service.dependencies import (
+    KeyedRoute,
+    Paging,
+    Reader,
+    ReadSession,
+    ServicesDep,
+    Writer,
+    WriteSession,
+)
 from service.fields import no_nul_in_id
 from service.idempotency import Answer, OnceDep, fingerprint, run_upload
 from service.multipart import Upload
 from service.openapi import CREATE_ERRORS, LOCATION, UPLOAD_ERRORS
 from service.pagination import cut
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=KeyedRoute)
 
 DatasetId = Annotated[str, no_nul_in_id, Path(description="Id of a data set, `dataset_...`.")]
 

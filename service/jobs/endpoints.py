@@ -15,6 +15,7 @@ from service import errors, outbox, problems
 from service.db.session import transaction
 from service.db.tables import Artifact, Job, JobStatus
 from service.dependencies import (
+    KeyedRoute,
     LongLimit,
     Paging,
     Reader,
@@ -47,7 +48,7 @@ from service.openapi import CREATE_ERRORS, FILE_RESPONSES, LOCATION
 from service.pagination import coerce_limit, cut, decode_cursor, encode_cursor
 from service.services import Services
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=KeyedRoute)
 
 JobId = Annotated[str, no_nul_in_id, Path(description="Id of a job, `job_...`.")]
 ArtifactId = Annotated[str, no_nul_in_id, Path(description="Id of a file, `artifact_...`.")]

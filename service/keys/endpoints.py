@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from service import errors, problems
 from service.db.tables import ApiKey, Scope
-from service.dependencies import Admin, Paging, ReadSession, WriteSession
+from service.dependencies import Admin, KeyedRoute, Paging, ReadSession, WriteSession
 from service.fields import no_nul_in_id
 from service.idempotency import Answer, OnceDep, StoredAnswer, fingerprint
 from service.keys import service as keys
@@ -16,7 +16,7 @@ from service.keys.schemas import KeyCreate, KeyCreated, KeyList, KeyOut
 from service.openapi import CREATE_ERRORS
 from service.pagination import cut
 
-router = APIRouter(prefix="/v1/keys", tags=["keys"])
+router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=KeyedRoute)
 
 KeyId = Annotated[str, no_nul_in_id, Path(description="Id of a key, `key_...`.")]
 

@@ -11,7 +11,15 @@ from starlette.concurrency import run_in_threadpool
 from service import errors, multipart, outbox, problems
 from service.db.base import new_id
 from service.db.session import transaction
-from service.dependencies import Paging, Reader, ReadSession, ServicesDep, Writer, WriteSession
+from service.dependencies import (
+    KeyedRoute,
+    Paging,
+    Reader,
+    ReadSession,
+    ServicesDep,
+    Writer,
+    WriteSession,
+)
 from service.downloads import file_response
 from service.fields import no_nul_in_id
 from service.idempotency import Answer, OnceDep, run_upload
@@ -23,7 +31,7 @@ from service.multipart import Upload
 from service.openapi import FILE_RESPONSES, LOCATION, UPLOAD_ERRORS
 from service.pagination import cut
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=KeyedRoute)
 
 ModelId = Annotated[str, no_nul_in_id, Path(description="Id of a model, `model_...`.")]
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from anyio.from_thread import BlockingPortal
+from fastapi import FastAPI
 from pydantic import TypeAdapter
+from starlette.types import Message
 
 from service.datasets.schemas import DatasetFields, DatasetReferenceCreate
 from service.fields import MAX_PAIRS
@@ -87,3 +90,48 @@ def _parts(schema: object) -> Iterator[Mapping[str, Any]]:
     elif isinstance(schema, list | tuple):
         for value in schema:
             yield from _parts(value)
+
+
+async def _ask_without_sending(app: FastAPI, method: str, path: str) -> list[Message]:
+    """What a stranger is answered whose body nobody may ask for."""
+    answer: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("the body was read")
+
+    async def send(message: Message) -> None:
+        answer.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"9000000")],
+        "scheme": "http",
+        "http_version": "1.1",
+        "server": ("test", 80),
+        "client": ("test", 1),
+        "root_path": "",
+    }
+    await app(scope, receive, send)
+    return answer
+
+
+def test_body_of_a_stranger_is_not_read_on_any_route_that_needs_a_key(
+    app: FastAPI, portal: BlockingPortal
+) -> None:
+    keyed = [
+        (method.upper(), path)
+        for path, methods in app.openapi()["paths"].items()
+        for method, operation in methods.items()
+        if "security" in operation
+    ]
+    assert ("POST", "/v1/jobs") in keyed
+    for method, path in keyed:
+        head, body = portal.call(_ask_without_sending, app, method, path)
+        assert (head["status"], json.loads(body["body"])["code"]) == (401, "unauthenticated")
+        headers = dict(head["headers"])
+        assert headers[b"www-authenticate"] == b'Bearer realm="sanitizer"'
+        assert headers[b"x-request-id"]
