@@ -9,7 +9,7 @@ from fastapi.responses import Response, StreamingResponse
 from service.errors import FileGone, RangeNotSatisfiable
 from service.storage import ObjectMissing, ObjectStore
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})", re.ASCII)
 
 
 async def file_response(

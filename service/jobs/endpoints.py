@@ -570,7 +570,11 @@ def _row_number(cursor: str | None) -> int:
     if cursor is None:
         return 0
     try:
-        return int(decode_cursor(cursor))
+        number = decode_cursor(cursor)
+        # Longer ones are no number of a row: the database would not take them.
+        if not number.isdecimal() or len(number) > 19 or int(number) >= 2**63:
+            raise ValueError("not a number of a row")
+        return int(number)
     except ValueError as error:
         raise errors.InvalidRequest(
             "after is no cursor of this list; give the `next_cursor` of the page before.",

@@ -44,6 +44,15 @@ def test_range_is_what_its_definition_says(first: str, last: str, size: int) -> 
         assert every[start:end] == expected
 
 
+@pytest.mark.parametrize(
+    "header",
+    [f"bytes=0-{'9' * 5000}", f"bytes=-{'9' * 5000}", "bytes=\u0660-\u0665"],
+    ids=["long last", "long suffix", "other digits"],
+)
+def test_range_of_numbers_that_no_file_has_is_ignored(header: str) -> None:
+    assert parse_range(header, 10) is None
+
+
 @given(st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=50))
 def test_name_stands_in_the_header_whatever_it_is(filename: str) -> None:
     header = content_disposition(filename)

@@ -20,6 +20,7 @@ from service.db.base import utc_now
 from service.db.session import SessionFactory, transaction
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, Model, WorkerRecord
 from service.jobs import service as jobs
+from service.pagination import encode_cursor
 from service.queue import count_messages
 from service.settings import Settings
 from service.storage import ObjectStore
@@ -930,7 +931,9 @@ def test_figures_come_in_pages_in_their_order(
     assert [m["name"] for m in named["data"]] == ["loss"]
 
 
-@pytest.mark.parametrize("after", ["x", "eA", "LTE"])
+@pytest.mark.parametrize(
+    "after", ["x", "eA", "LTE", encode_cursor(str(2**63)), encode_cursor("9" * 60)]
+)
 def test_wrong_cursor_of_figures_is_refused(client: httpx.Client, after: str) -> None:
     job = make_job(client)
     answer = client.get(job["links"]["metrics"], params={"after": after})
