@@ -114,8 +114,8 @@ async def receive(
         BadRequest: The body is no multipart, or breaks off.
         ContentTooLarge: The file or its fields are larger than the limit.
         EmptyFile: The file has no content.
-        InvalidRequest: There is no file, or more than one; or a field that came before it does not
-            validate.
+        InvalidRequest: There is no file, or more than one; a field is unknown, or came before the
+            file and does not validate.
         UnsupportedMediaType: The body is of another type.
     """
     parts = _parts(request, limit, on_arrival)
@@ -143,6 +143,11 @@ async def receive(
                     stored = True
                     file = (name, received, content)
                 else:
+                    if part.name not in fields.model_fields:
+                        Upload.check({part.name: ""}, fields)  # refuses it by its name
+                    budget -= len(part.name)  # or parts without content could go on and on
+                    if budget < 0:
+                        raise errors.ContentTooLarge(MAX_FIELD_BYTES, None)
                     value = bytearray()
                     async for chunk in _Content(parts).chunks():
                         value += chunk

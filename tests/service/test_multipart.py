@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
+from service.errors import ContentTooLarge, InvalidRequest
 from service.models.schemas import ModelFields
 from service.multipart import receive, sanitize_filename
 from service.settings import Settings
@@ -102,6 +103,36 @@ def test_nothing_is_left_wherever_the_client_hangs_up(
 
     anyio.run(run)
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def make_part(name: str) -> bytes:
+    """A part without content."""
+    return f'--xyz\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n\r\n'.encode()
+
+
+def test_unknown_field_is_refused_before_the_rest_has_come(store: ObjectStore) -> None:
+    async def run() -> None:
+        request = make_request([make_part("nmae") + make_part("name")], hang_up=True)
+        with pytest.raises(InvalidRequest) as refused:
+            async with receive(request, store, "a/b", limit=1000, fields=ModelFields):
+                raise AssertionError("the upload was taken")
+        assert [error.pointer for error in refused.value.errors] == ["/nmae"]
+
+    anyio.run(run)
+
+
+def test_names_of_parts_count_against_the_limit_of_fields(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.multipart.MAX_FIELD_BYTES", 1000)
+
+    async def run() -> None:
+        request = make_request([make_part("input_size") * 101], hang_up=True)
+        with pytest.raises(ContentTooLarge):
+            async with receive(request, store, "a/b", limit=1000, fields=ModelFields):
+                raise AssertionError("the upload was taken")
+
+    anyio.run(run)
 
 
 def test_upload_that_is_kept_outlives_an_error(store: ObjectStore) -> None:

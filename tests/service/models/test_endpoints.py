@@ -226,7 +226,7 @@ def test_empty_file_is_refused(client: httpx.Client, settings: Settings) -> None
 
 def test_upload_without_a_file_is_refused(client: httpx.Client) -> None:
     answer = send_raw(
-        client, b'--xyz\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--xyz--'
+        client, b'--xyz\r\nContent-Disposition: form-data; name="name"\r\n\r\nb\r\n--xyz--'
     )
     assert code_and_pointers(answer) == (422, "invalid_request", ["/file"])
 
