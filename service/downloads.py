@@ -1,6 +1,7 @@
 """Files out of the store: ranges, validators, names."""
 
 import re
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from fastapi import Request
@@ -30,10 +31,7 @@ async def file_response(
         FileGone: The store does not have it.
         RangeNotSatisfiable: The range lies outside the file.
     """
-    try:
-        size = await store.size(key)
-    except ObjectMissing as error:
-        raise FileGone(f"The file {filename} is no longer in the store.") from error
+    size = await _size(store, key, filename)
     etag = f'"{sha256}"'
     disposition = content_disposition(filename)
     headers = {
@@ -103,14 +101,24 @@ def _names(header: str, etag: str) -> bool:
     return "*" in listed or etag in listed
 
 
-async def read_file(store: ObjectStore, key: str, filename: str) -> bytes:
-    """A small file as a whole.
+async def whole_file(
+    store: ObjectStore, *, key: str, filename: str, media_type: str, headers: Mapping[str, str]
+) -> Response:
+    """A file as an answer that is shown and not kept: 200, never in parts or from elsewhere.
 
     Raises:
         FileGone: The store does not have it.
     """
+    size = await _size(store, key, filename)
+    return StreamingResponse(
+        store.open(key, 0, size),
+        headers={**headers, "Content-Length": str(size)},
+        media_type=media_type,
+    )
+
+
+async def _size(store: ObjectStore, key: str, filename: str) -> int:
     try:
-        size = await store.size(key)
+        return await store.size(key)
     except ObjectMissing as error:
         raise FileGone(f"The file {filename} is no longer in the store.") from error
-    return b"".join([chunk async for chunk in store.open(key, 0, size)])

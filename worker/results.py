@@ -14,7 +14,7 @@ from sanitizer.errors import Fault
 from sanitizer.events import Artifact as NamedFile
 from sanitizer.report.model import ArtifactKind, Report
 from service.db.base import new_id
-from service.jobs.service import StoredArtifact, storable
+from service.jobs.service import StoredArtifact
 from service.storage import ObjectStore, StorageError
 from service.storage.regular import open_regular
 from worker.outcomes import RunFailed, Succeeded, bad_result
@@ -23,6 +23,19 @@ from worker.patience import Patience
 MAX_FILES = 100
 MAX_NAME_BYTES = 255
 MAX_REPORT_BYTES = 64 << 20
+MAX_BYTES = {
+    ArtifactKind.REPORT: MAX_REPORT_BYTES,
+    ArtifactKind.REPORT_PAGE: 64 << 20,
+    ArtifactKind.PLOT: 16 << 20,
+}
+"""Of one file; a model has the limit that every file of a run has."""
+MEDIA_TYPES = {
+    ArtifactKind.MODEL: "application/octet-stream",
+    ArtifactKind.REPORT: "application/json",
+    ArtifactKind.REPORT_PAGE: "text/html; charset=utf-8",
+    ArtifactKind.PLOT: "image/png",
+}
+"""What browsers are told, whatever the run says."""
 
 
 def keep(
@@ -83,6 +96,9 @@ def _store(
     artifact_id = new_id("artifact")
     key = f"jobs/{job_id}/{artifact_id}"
     try:
+        limit = MAX_BYTES.get(file.kind)
+        if limit is not None and (out / file.name).lstat().st_size > limit:
+            raise bad_result(f"{file.name} has more than {limit} bytes")
         put = patience.of(lambda: store.put_file(key, out / file.name, check=check))
     except StorageError as error:
         raise RunFailed(
@@ -94,7 +110,7 @@ def _store(
         id=artifact_id,
         name=file.name,
         kind=file.kind,
-        media_type=storable(file.media_type)[:100],
+        media_type=MEDIA_TYPES[file.kind],
         bytes=put.bytes,
         sha256=put.sha256,
         storage_key=key,

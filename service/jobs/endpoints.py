@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime, ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +24,7 @@ from service.dependencies import (
     Writer,
     WriteSession,
 )
-from service.downloads import file_response, read_file
+from service.downloads import file_response, whole_file
 from service.fields import PlainText, no_nul_in_id
 from service.idempotency import Answer, OnceDep, fingerprint
 from service.jobs import service as jobs
@@ -520,10 +520,13 @@ async def report(
         raise errors.ReportNotFound(job.id, job.status)
 
     artifact = await run_in_threadpool(find)
-    content = await read_file(services.store, artifact.storage_key, artifact.name)
-    if wanted == HTML:
-        return HTMLResponse(content, headers={**REPORT_PAGE_HEADERS, "Vary": "Accept"})
-    return Response(content, media_type=JSON, headers={"Vary": "Accept"})
+    return await whole_file(
+        services.store,
+        key=artifact.storage_key,
+        filename=artifact.name,
+        media_type=wanted,
+        headers={"Vary": "Accept", **(REPORT_PAGE_HEADERS if wanted == HTML else {})},
+    )
 
 
 # --- Shared --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Names of the files of a result."""
+"""Names, sizes and types of the files of a result."""
 
 import hashlib
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sanitizer.events import Artifact
+from sanitizer.report.artifacts import sha256_of
 from sanitizer.report.model import ArtifactKind
 from service.settings import Settings
 from service.storage import make_store
@@ -17,7 +18,7 @@ from worker.patience import Patience
 CONTENT = make_report().model_dump_json().encode()
 
 
-def _keep(folder: Path, name: str) -> Succeeded:
+def _keep(folder: Path, name: str, *others: Artifact) -> Succeeded:
     """Takes a result whose report has this name."""
     report = Artifact(
         name=name,
@@ -28,7 +29,7 @@ def _keep(folder: Path, name: str) -> Succeeded:
     )
     store = make_store(Settings(_env_file=None, storage_url=f"file:{folder / 'store'}"))
     return results.keep(
-        store, "job_1", folder, [report], check=lambda: None, patience=Patience(0, bool)
+        store, "job_1", folder, [report, *others], check=lambda: None, patience=Patience(0, bool)
     )
 
 
@@ -47,3 +48,39 @@ def test_name_that_a_file_can_have_is_taken(tmp_path: Path, name: str) -> None:
 def test_name_that_leads_elsewhere_or_cannot_be_kept_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunFailed, match="a file is named"):
         _keep(tmp_path, name)
+
+
+def _other(folder: Path, kind: ArtifactKind, size: int) -> Artifact:
+    """A file beside the report, of zeros."""
+    path = folder / f"{kind}.bin"
+    with path.open("wb") as file:
+        file.truncate(size)
+    return Artifact(
+        name=path.name, kind=kind, media_type="text/html", bytes=size, sha256=sha256_of(path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"), [(ArtifactKind.REPORT_PAGE, 64 << 20), (ArtifactKind.PLOT, 16 << 20)]
+)
+def test_page_or_picture_over_its_limit_is_refused_and_nothing_stays(
+    tmp_path: Path, kind: ArtifactKind, limit: int
+) -> None:
+    (tmp_path / "report.json").write_bytes(CONTENT)
+    with pytest.raises(RunFailed, match=f"has more than {limit} bytes"):
+        _keep(tmp_path, "report.json", _other(tmp_path, kind, limit + 1))
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_type_of_a_file_follows_from_its_kind_and_not_from_what_the_run_says(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "report.json").write_bytes(CONTENT)
+    others = [_other(tmp_path, kind, 5) for kind in ArtifactKind if kind != ArtifactKind.REPORT]
+    kept = _keep(tmp_path, "report.json", *others).artifacts
+    assert {artifact.kind: artifact.media_type for artifact in kept} == {
+        "model": "application/octet-stream",
+        "report": "application/json",
+        "report_page": "text/html; charset=utf-8",
+        "plot": "image/png",
+    }

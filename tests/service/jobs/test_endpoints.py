@@ -12,6 +12,7 @@ from celery import Celery
 from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import func, select
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sanitizer.errors import Fault
 from sanitizer.events import ErrorEvent, Stage
@@ -992,6 +993,43 @@ def test_report_comes_as_json_or_as_a_page(
     assert page.headers["content-security-policy"].endswith("sandbox")
     other = client.get(job["links"]["report"], headers={"Accept": "image/png"})
     assert code_and_pointers(other) == (406, "not_acceptable", [])
+
+
+class _Pieces:
+    """Notes the size of each piece of an answer, in bytes."""
+
+    def __init__(self, app: ASGIApp, sizes: list[int]) -> None:
+        self._app = app
+        self._sizes = sizes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_noting(message: Message) -> None:
+            self._sizes.append(len(message.get("body", b"")))
+            await send(message)
+
+        await self._app(scope, receive, send_noting)
+
+
+def test_large_report_page_is_answered_in_pieces(
+    app: FastAPI,
+    client: httpx.Client,
+    sessions: SessionFactory,
+    store: ObjectStore,
+    tmp_path: Path,
+) -> None:
+    sizes: list[int] = []
+    app.add_middleware(_Pieces, sizes=sizes)
+    job = make_job(client)
+    page = finish_job(sessions, store, start_job(sessions, job["id"]), tmp_path)["report.html"]
+    content = bytes(range(256)) * (16 << 10)
+    (tmp_path / "large.html").write_bytes(content)
+    store.delete(page.storage_key)
+    store.put_file(page.storage_key, tmp_path / "large.html")
+    sizes.clear()
+    answer = client.get(job["links"]["report"], headers={"Accept": "text/html"})
+    assert answer.content == content
+    assert answer.headers["content-length"] == str(len(content))
+    assert max(sizes) < len(content)
 
 
 @every_database
