@@ -380,7 +380,7 @@ async def events(
                 _job(session, caller, job_id)
 
         await run_in_threadpool(check)
-        return stream.response(services, job_id, after=start)
+        return stream.response(services, caller, job_id, after=start)
     page = await run_in_threadpool(read)
     return JSONResponse(page.model_dump(mode="json"))
 

@@ -13,6 +13,8 @@ from service.db.tables import JobStatus
 from service.jobs.repository import JobRepository
 from service.jobs.schemas import JobEventOut
 from service.jobs.views import event_out
+from service.keys import service as keys
+from service.keys.service import Caller
 from service.services import Services
 
 BATCH = 200
@@ -29,26 +31,29 @@ log = structlog.get_logger(__name__)
 class _Batch:
     events: list[JobEventOut]
     over: bool
-    """Whether the job has ended and these are its last events."""
+    """Whether nothing follows: the job has ended, or the key is good no more."""
 
 
-def response(services: Services, job_id: str, *, after: int) -> EventSourceResponse:
+def response(services: Services, caller: Caller, job_id: str, *, after: int) -> EventSourceResponse:
     """The stream of a job's events behind the sequence number `after`.
 
-    It ends after the last event of a job that has ended. Each event's id is its sequence number, so
-    that a client that comes back with `Last-Event-ID` misses none and gets none twice.
+    It ends after the last event of a job that has ended, or with the caller's key. Each event's id
+    is its sequence number, so that a client that comes back with `Last-Event-ID` misses none and
+    gets none twice.
     """
     return EventSourceResponse(
-        _events(services, job_id, after),
+        _events(services, caller, job_id, after),
         ping=HEARTBEAT_SECONDS,
         ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"),
         sep="\n",
     )
 
 
-async def _events(services: Services, job_id: str, after: int) -> AsyncIterator[ServerSentEvent]:
+async def _events(
+    services: Services, caller: Caller, job_id: str, after: int
+) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(comment="events", retry=RETRY_MILLISECONDS)
-    read = _reader(services, job_id)
+    read = _reader(services, caller, job_id)
     # Listening begins before the first read: what is written in between is not missed.
     async with queue.wakeups(services.settings, job_id) as wait:
         while True:
@@ -64,9 +69,11 @@ async def _events(services: Services, job_id: str, after: int) -> AsyncIterator[
                 await wait(POLL_SECONDS)
 
 
-def _reader(services: Services, job_id: str) -> Callable[[int], _Batch]:
+def _reader(services: Services, caller: Caller, job_id: str) -> Callable[[int], _Batch]:
     def read(after: int) -> _Batch:
         with transaction(services.sessions) as session:
+            if not keys.still_holds(session, caller):
+                return _Batch([], over=True)  # whoever comes back is told why
             jobs = JobRepository.from_session(session)
             # The status first: an event that is written in between is then at most read twice over.
             status = jobs.status_of(job_id)

@@ -127,6 +127,16 @@ def authenticate(session: Session, secret: str) -> ApiKey:
     return row
 
 
+def still_holds(session: Session, caller: Caller) -> bool:
+    """Whether the caller's key is neither revoked nor expired by now."""
+    row = KeyRepository.from_session(session).get(caller.tenant_id, caller.key_id)
+    return (
+        row is not None
+        and row.revoked_at is None
+        and (row.expires_at is None or row.expires_at > utc_now())
+    )
+
+
 def use_is_due(row: ApiKey) -> bool:
     """Whether a use of the key has to be noted: at most once a minute."""
     return row.last_used_at is None or row.last_used_at < utc_now() - _USE_IS_NOTED_EVERY

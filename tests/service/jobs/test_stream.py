@@ -10,9 +10,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
+from sqlalchemy import update
 from sqlalchemy.pool import QueuePool
 
+from service.db.base import utc_now
 from service.db.session import SessionFactory, transaction
+from service.db.tables import ApiKey
 from service.jobs import service as jobs
 from service.queue import publish_wakeup
 from service.settings import Settings
@@ -138,6 +141,23 @@ class TestBrokerDown:
             with transaction(sessions) as session:
                 jobs.append_events(session, claim, [make_stage_event()])
             assert next(events)["event"] == "stage"
+
+
+@pytest.mark.parametrize("column", ["revoked_at", "expires_at"])
+def test_stream_ends_with_its_key_and_tells_no_further_event(
+    remote: httpx.Client,
+    sessions: SessionFactory,
+    column: str,
+) -> None:
+    job = make_job(remote)
+    claim = start_job(sessions, job["id"])
+    with streamed(remote, job) as events:
+        next(events), next(events)
+        with transaction(sessions) as session:
+            session.execute(update(ApiKey).values({column: utc_now()}))
+            jobs.append_events(session, claim, [make_stage_event()])
+        assert list(events) == []
+    assert remote.get(job["links"]["events"], headers=STREAM).status_code == 401
 
 
 def test_open_stream_holds_no_connection_of_the_database(
