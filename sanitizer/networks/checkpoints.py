@@ -14,7 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -52,6 +52,8 @@ _ZIP_ERRORS = (
     EOFError,
     OSError,
 )
+_ZIP_TAIL = 56 + 20 + 22
+"""Bytes of the three records that end a zip archive, two of them in zip64 alone."""
 _LEGACY_PROTOCOL = 1001
 
 _WRAPPERS = (
@@ -191,7 +193,7 @@ def _scan_zip(path: Path, size: int) -> PickleScan:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            names = [entry.filename for entry in entries]
+            members = {_stored_name(entry): entry for entry in entries}
             unpacked = sum(entry.file_size for entry in entries)
             if len(entries) > MAX_ARCHIVE_ENTRIES or unpacked > MAX_EXPANSION * size:
                 raise UnreadableCheckpoint(
@@ -199,13 +201,21 @@ def _scan_zip(path: Path, size: int) -> PickleScan:
                     f"entries; at most {MAX_EXPANSION} times its size in {MAX_ARCHIVE_ENTRIES} "
                     f"entries is read. {SAVE_PLAINLY}"
                 )
-            if len(set(names)) < len(names):
+            # torch looks names up without regard to the case of ASCII letters.
+            if len({name.encode().lower() for name in members}) < len(entries):
                 raise UnreadableCheckpoint(
-                    "Two entries of the archive have one name, so readers may disagree on what it "
-                    f"holds. {SAVE_PLAINLY}"
+                    "Two entries of the archive have one name, or names that differ by upper and "
+                    "lower case alone, so readers may disagree on what it holds. "
+                    f"{SAVE_PLAINLY}"
                 )
-            root = checkpoint_folder(names)
-            main = archive.getinfo(f"{root}data.pkl")
+            root = checkpoint_folder(list(members))
+            if not _is_plain_zip(path, size, entries) or not next(iter(members)).startswith(root):
+                raise UnreadableCheckpoint(
+                    "The archive is not laid out as torch.save does it (bytes before or after it, "
+                    "a comment, or a directory that is not where the end says), so readers may "
+                    f"disagree on what it holds. {SAVE_PLAINLY}"
+                )
+            main = members[f"{root}data.pkl"]
             if main.file_size > MAX_PICKLE_BYTES:
                 raise UnreadableCheckpoint(
                     f"The structure of the checkpoint takes {main.file_size} bytes, at most "
@@ -213,7 +223,7 @@ def _scan_zip(path: Path, size: int) -> PickleScan:
                 )
             with archive.open(main) as stream:
                 scan = _scan(BytesIO(stream.read()), main.file_size)
-            sizes = {entry.filename: entry.file_size for entry in entries}
+            sizes = {name: entry.file_size for name, entry in members.items()}
     except _ZIP_ERRORS as error:
         raise UnreadableCheckpoint(
             f"The file begins like a PyTorch zip archive but is damaged or cut short at {size} "
@@ -226,6 +236,52 @@ def _scan_zip(path: Path, size: int) -> PickleScan:
             present=sizes.get(f"{root}data/{storage.key}", 0),
         )
     return scan
+
+
+def _stored_name(entry: zipfile.ZipInfo) -> str:
+    """A name by its bytes, as torch compares it: zipfile reads it by a flag that torch ignores."""
+    name = entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437").decode()
+    if "\0" in name:
+        raise ValueError("a name with a zero byte, at which torch ends it")
+    return name
+
+
+def _is_plain_zip(path: Path, size: int, entries: Sequence[zipfile.ZipInfo]) -> bool:
+    """Whether torch's reader of zip archives finds the directory that Python's has read.
+
+    Python takes the directory that lies right before its end record and moves all offsets to fit;
+    torch goes where the record points. So the archive has to fill the file, and every offset has
+    to be what it says.
+    """
+    with path.open("rb") as stream:
+        stream.seek(max(0, size - _ZIP_TAIL))
+        tail = stream.read().rjust(_ZIP_TAIL, b"\0")
+    end = size - 22
+    sign, _, _, _, count, length, start, comment = struct.unpack("<4s4H2LH", tail[-22:])
+    if sign != b"PK\5\6" or comment:
+        return False
+    if tail[-42:-38] == b"PK\6\7":
+        end -= 20 + 56
+        (place,) = struct.unpack_from("<Q", tail, _ZIP_TAIL - 42 + 8)
+        count, length, start = struct.unpack_from("<3Q", tail, 32)
+        if place != end or tail[:4] != b"PK\6\6":
+            return False
+    return (
+        start + length == end
+        and count == len(entries)
+        and min(entry.header_offset for entry in entries) == 0
+        and all(_has_one_size(entry.extra) for entry in entries)
+    )
+
+
+def _has_one_size(extra: bytes) -> bool:
+    """Whether there is one zip64 field at most: Python heeds them all, torch the first."""
+    found = 0
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        found += kind == 1
+        extra = extra[4 + length :]
+    return found <= 1
 
 
 def _read_legacy(path: Path, size: int) -> Checkpoint:

@@ -238,6 +238,160 @@ def test_a_zip_bomb_is_refused(file: Path) -> None:
         read_checkpoint(file)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("folder", ["net", "n\u00e9t"])
+def test_a_file_that_was_packed_again_is_read(folder: str, compression: int, file: Path) -> None:
+    weights = {"fc.weight": torch.randn(20, 20)}
+    torch.save(weights, file)
+    with zipfile.ZipFile(file) as archive:
+        content = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", compression=compression) as archive:
+        archive.mkdir(folder)
+        for name, data in content.items():
+            archive.writestr(f"{folder}/{name}", data)
+
+    assert equal(read_checkpoint(file).state, weights)
+
+
+def test_an_archive_of_more_than_four_gib_by_its_form_is_read(file: Path) -> None:
+    torch.save({"fc.weight": torch.ones(3)}, file)
+    file.write_bytes(_as_zip64(file.read_bytes()))
+
+    assert equal(read_checkpoint(file).state, {"fc.weight": torch.ones(3)})
+
+
+def test_an_end_record_that_torch_reads_and_python_does_not_is_refused(file: Path) -> None:
+    torch.save({"fc.weight": torch.ones(3)}, file)
+    _rewritten(file, lambda _, data: data)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/more", b"PK\6\6" + bytes(52))
+    data = bytearray(_as_zip64(file.read_bytes()))
+    struct.pack_into("<Q", data, len(data) - 42 + 8, data.index(b"PK\6\6"))
+    file.write_bytes(data)
+
+    with pytest.raises(UnreadableCheckpoint, match="readers may disagree"):
+        read_checkpoint(file)
+
+
+def _as_zip64(data: bytes) -> bytes:
+    """The same archive with the end that one beyond 4 GiB has."""
+    body, end = data[:-22], data[-22:]
+    if body[-20:-16] == b"PK\6\7":  # torch.save writes one always
+        return data
+    count, length, start = struct.unpack_from("<HLL", end, 10)
+    record = struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, start)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(body), 1)
+    small = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
+    return body + record + locator + small
+
+
+@pytest.mark.parametrize(
+    "twin", ["archive/DATA.PKL", "ARCHIVE/data.pkl", "archive/Data/0", "archive/data.pkl"]
+)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_names_that_torch_cannot_tell_apart_are_refused(
+    twin: str, first: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "archive.pt"
+    torch.save({"fc.weight": torch.ones(3)}, file)
+    with zipfile.ZipFile(file) as archive:
+        content = [(name, archive.read(name)) for name in archive.namelist()]
+    other = (twin, next(data for name, data in content if name.lower() == twin.lower()))
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in [other, *content] if first else [*content, other]:
+            archive.writestr(name, data)
+
+    with pytest.raises(UnreadableCheckpoint):
+        read_checkpoint(file)
+
+
+def test_a_folder_that_torch_takes_for_the_checkpoint_is_not_passed_over(file: Path) -> None:
+    torch.save({"fc.weight": torch.ones(3)}, file)
+    with zipfile.ZipFile(file) as archive:
+        content = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in content:
+            inner = name.partition("/")[2]
+            archive.writestr("other/" + inner.replace("data.pkl", "DATA.PKL"), data)
+        for name, data in content:
+            archive.writestr(name, data)
+
+    with pytest.raises(UnreadableCheckpoint, match="readers may disagree"):
+        read_checkpoint(file)
+
+
+def test_names_of_the_same_bytes_are_refused_whatever_their_flag_says(file: Path) -> None:
+    torch.save({"fc.weight": torch.ones(3)}, file)
+    with zipfile.ZipFile(file) as archive:
+        content = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in content:
+            archive.writestr(name, data)
+        folder = content[0][0].partition("/")[0]
+        archive.writestr(f"{folder}/data/\u00e9", b"1")
+        archive.writestr(f"{folder}/data/ee", b"2")
+    # The second gets the bytes of the first, which without a flag mean two other letters.
+    data = file.read_bytes().replace(f"{folder}/data/ee".encode(), f"{folder}/data/\u00e9".encode())
+    file.write_bytes(data)
+
+    with pytest.raises(UnreadableCheckpoint, match="have one name"):
+        read_checkpoint(file)
+
+
+def test_a_name_with_a_zero_byte_is_refused(file: Path) -> None:
+    torch.save({"fc.weight": torch.ones(3)}, file)
+    _rewritten(file, lambda _, data: data)
+    file.write_bytes(file.read_bytes().replace(b"/data/0", b"/data/\0"))
+
+    with pytest.raises(UnreadableCheckpoint, match="zero byte"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
+def test_an_archive_within_other_bytes_is_refused(before: bool, file: Path) -> None:
+    torch.save({"fc.weight": torch.ones(3)}, file)
+    data = file.read_bytes()
+    # PK so that it still begins like one.
+    file.write_bytes(b"PK\3\4" + data if before else data + b"\0")
+
+    with pytest.raises(UnreadableCheckpoint):
+        read_checkpoint(file)
+
+
+def test_an_archive_with_a_comment_is_refused(file: Path) -> None:
+    torch.save({"fc.weight": torch.ones(3)}, file)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = b"PK"
+
+    with pytest.raises(UnreadableCheckpoint, match="readers may disagree"):
+        read_checkpoint(file)
+
+
+def test_an_archive_with_two_directories_is_refused(file: Path, tmp_path: Path) -> None:
+    """Python reads the last one and moves its offsets; torch reads the first."""
+    torch.save({"fc.weight": torch.ones(3)}, tmp_path / "seen.pt")
+    torch.save({"fc.weight": torch.arange(30_000.0)}, file)
+    _rewritten(tmp_path / "seen.pt", lambda _, data: data)
+    _rewritten(file, lambda _, data: data, compression=zipfile.ZIP_DEFLATED)
+    hidden, seen = file.read_bytes(), (tmp_path / "seen.pt").read_bytes()
+    (at,) = struct.unpack_from("<L", hidden, len(hidden) - 6)
+    count, length, start = struct.unpack_from("<HLL", seen, len(seen) - 12)
+    front = hidden[:-22]
+    place = len(front) + start
+    directory = bytearray(seen[start:-22])
+    entry = 0
+    while entry < len(directory):
+        (offset,) = struct.unpack_from("<L", directory, entry + 42)
+        struct.pack_into("<L", directory, entry + 42, len(front) + offset - (place - at))
+        entry += 46 + sum(struct.unpack_from("<HHH", directory, entry + 28))
+    end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0, 0, count, count, length, at, 0)
+    file.write_bytes(front + seen[:start] + bytes(directory) + end)
+
+    with pytest.raises(UnreadableCheckpoint, match="readers may disagree"):
+        read_checkpoint(file)
+
+
 def test_a_storage_that_claims_more_than_it_holds_is_refused(file: Path) -> None:
     torch.save({"fc.weight": torch.zeros(4)}, file)
     # BININT1 4 stands for the length of the storage first, then for that of the tensor.
