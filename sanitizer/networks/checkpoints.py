@@ -232,7 +232,7 @@ def _scan_zip(path: Path, size: int) -> PickleScan:
     for storage in scan.storages:
         _check_storage(
             f"storage {storage.key!r}",
-            declared=storage.numel * ITEM_BYTES.get(storage.type_name, 1),
+            declared=storage.nbytes,
             present=sizes.get(f"{root}data/{storage.key}", 0),
         )
     return scan
@@ -297,7 +297,7 @@ def _read_legacy(path: Path, size: int) -> Checkpoint:
             f"{SAVE_PLAINLY}"
         )
     # torch allocates what the pickle declares before it looks at what is there.
-    declared = sum(8 + s.numel * ITEM_BYTES.get(s.type_name, 1) for s in storages.values())
+    declared = sum(8 + storage.nbytes for storage in storages.values())
     _check_storage("its weights", declared=declared, present=present)
     return _load_pytorch(path, size, structure, "legacy")
 
@@ -317,6 +317,12 @@ def _scan(stream: BinaryIO, end: int) -> PickleScan:
         raise UnreadableCheckpoint(
             f"The checkpoint refers to {scan.other_references} things that are no tensors. "
             f"{SAVE_PLAINLY}"
+        )
+    unknown = {storage.type_name for storage in scan.storages} - ITEM_BYTES.keys()
+    if unknown:
+        raise UnreadableCheckpoint(
+            f"The checkpoint keeps its weights in memory of an unknown kind, "
+            f"{some(sorted(unknown))}. {SAVE_PLAINLY}"
         )
     return scan
 

@@ -24,6 +24,11 @@ class StorageReference:
     key: str
     numel: int
 
+    @property
+    def nbytes(self) -> int:
+        """What torch takes for it. KeyError for a kind that is not in ITEM_BYTES."""
+        return self.numel * ITEM_BYTES[self.type_name]
+
 
 @dataclass(frozen=True)
 class PickleScan:
@@ -272,16 +277,29 @@ def _number(argument: object) -> int:
     return argument
 
 
-ITEM_BYTES: Mapping[str, int] = {
-    "torch.DoubleStorage": 8,
-    "torch.LongStorage": 8,
-    "torch.ComplexFloatStorage": 8,
-    "torch.ComplexDoubleStorage": 16,
-    "torch.FloatStorage": 4,
-    "torch.IntStorage": 4,
-    "torch.QInt32Storage": 4,
-    "torch.HalfStorage": 2,
-    "torch.BFloat16Storage": 2,
-    "torch.ShortStorage": 2,
+_ITEM_BYTES: Mapping[str, int] = {
+    "ComplexDoubleStorage": 16,
+    "ComplexFloatStorage": 8,
+    "DoubleStorage": 8,
+    "LongStorage": 8,
+    "FloatStorage": 4,
+    "IntStorage": 4,
+    "HalfStorage": 2,
+    "BFloat16Storage": 2,
+    "ShortStorage": 2,
+    "CharStorage": 1,
+    "ByteStorage": 1,
+    "BoolStorage": 1,
 }
-"""Bytes of one element by storage type; all others have one."""
+ITEM_BYTES: Mapping[str, int] = {
+    **{
+        f"{place}.{kind}": n for kind, n in _ITEM_BYTES.items() for place in ("torch", "torch.cuda")
+    },
+    "torch.QInt32Storage": 4,
+    "torch.QInt8Storage": 1,
+    "torch.QUInt8Storage": 1,
+    "torch.QUInt4x2Storage": 1,
+    "torch.QUInt2x4Storage": 1,
+    "torch.storage.UntypedStorage": 1,
+}
+"""Bytes of one element by storage type. No other type can be measured, so none is read."""

@@ -404,6 +404,32 @@ def test_a_storage_that_claims_more_than_it_holds_is_refused(file: Path) -> None
         read_checkpoint(file)
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (b"ctorch.cuda\nDoubleStorage\n", "declares 32 bytes"),
+        (b"ctorch\nComplexDoubleStorage\n", "declares 64 bytes"),
+        (b"ctorch.storage\nTypedStorage\n", r"unknown kind, torch\.storage\.TypedStorage"),
+    ],
+    ids=["cuda", "complex", "unknown"],
+)
+@both_formats
+def test_a_storage_is_measured_by_its_kind(
+    save: Save, kind: bytes, message: str, file: Path
+) -> None:
+    save({"fc.weight": torch.zeros(4)}, file)
+    old = b"ctorch\nFloatStorage\n"
+    if save is _save_zip:
+        _rewritten(file, lambda _, data: data.replace(old, kind))
+    else:
+        file.write_bytes(file.read_bytes().replace(old, kind))
+        # Eight more for the length that lies before each.
+        message = message.replace("32", "40").replace("64", "72")
+
+    with pytest.raises(UnreadableCheckpoint, match=message):
+        read_checkpoint(file)
+
+
 def test_a_tensor_larger_than_its_storage_is_refused(file: Path) -> None:
     torch.save({"fc.weight": torch.zeros(4)}, file)
 

@@ -6,8 +6,9 @@ import os
 import pickle
 
 import pytest
+from torch._weights_only_unpickler import _get_allowed_globals
 
-from sanitizer.networks.pickle_scan import DamagedPickle, PickleScan, scan_pickle
+from sanitizer.networks.pickle_scan import ITEM_BYTES, DamagedPickle, PickleScan, scan_pickle
 
 
 def _scan(data: bytes) -> PickleScan:
@@ -96,3 +97,14 @@ def test_nonsense_is_damaged(data: bytes) -> None:
 def test_a_huge_declared_length_allocates_nothing() -> None:
     with pytest.raises(DamagedPickle):
         _scan(b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc")
+
+
+def test_the_size_of_every_storage_that_torch_allows_is_known() -> None:
+    allowed = {k: kind for k, kind in _get_allowed_globals().items() if k.endswith("Storage")}
+    # The base of the others: it has no type of its own, and torch cannot read one.
+    del allowed["torch.storage.TypedStorage"]
+    untyped = allowed.pop("torch.storage.UntypedStorage")
+
+    sizes = {name: kind.dtype.itemsize for name, kind in allowed.items()}
+
+    assert {**sizes, f"{untyped.__module__}.UntypedStorage": 1} == ITEM_BYTES
