@@ -4,6 +4,7 @@ Read as the zip it is, block by block: numpy's own loader would hold all images 
 arrays (dtype object) are refused by their header, before a byte of them is looked at.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,7 @@ class NpzSource(ImageSource):
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, Payload]]:
         shape = self._shape[1:]
-        image_bytes = int(np.prod(shape))
+        image_bytes = math.prod(shape)
         block = max(1, _BLOCK_BYTES // image_bytes)
         order = np.argsort(indices, kind="stable")
         wanted = indices[order]
@@ -196,7 +197,9 @@ def _check_layout(images: _Array, labels: _Array, limits: Limits) -> None:
             dtype=str(images.dtype),
         )
     last, first = (shape[3] in (1, 3), shape[1] in (1, 3)) if len(shape) == 4 else (True, False)
-    if len(shape) not in (3, 4) or not (last or first) or 0 in shape[1:]:
+    # A header may say anything that Python takes for a whole number, True included.
+    counts = all(type(extent) is int and extent >= 0 for extent in shape)
+    if len(shape) not in (3, 4) or not (last or first) or not counts or 0 in shape[1:]:
         raise DataUnreadable(
             f"The array {images.key} has the shape {list(shape)}; [N, H, W], [N, H, W, C] or "
             "[N, C, H, W] with 1 or 3 channels was expected.",
@@ -210,7 +213,7 @@ def _check_layout(images: _Array, labels: _Array, limits: Limits) -> None:
             array=images.key,
             shape=list(shape),
         )
-    pixels = int(np.prod(shape[1:]))
+    pixels = math.prod(shape[1:])
     if pixels > limits.image_pixels * 3:
         raise UnsafeArchive(
             f"The images of {images.key} have {pixels:,} values each, at most "

@@ -1,9 +1,11 @@
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from sanitizer.data.arrays import NpzSource
@@ -162,6 +164,31 @@ def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) ->
         archive.writestr("images.npy", raw[:-100])
         archive.writestr("labels.npy", _npy(LABELS, tmp_path))
     with pytest.raises(DataUnreadable, match="ends early"):
+        read_all(opened(path))
+
+
+@pytest.mark.parametrize(
+    ("shape", "error"),
+    [
+        ((1, 2**32, 2**32, 3), UnsafeArchive),  # 0 in 64 bits
+        ((1, 2**31, 2**31, 3), UnsafeArchive),  # negative in 64 bits
+        ((1, -4, -4, 3), DataUnreadable),
+        ((-1, 4, 4, 3), DataUnreadable),
+        ((1, 4, 4, True), DataUnreadable),
+        ((1, 0, 4, 3), DataUnreadable),
+    ],
+    ids=str,
+)
+def test_a_shape_that_no_array_has_is_refused(
+    tmp_path: Path, shape: tuple[int, ...], error: type[Exception]
+) -> None:
+    header = io.BytesIO()
+    write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    path = tmp_path / "d"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+        archive.writestr("labels.npy", _npy(LABELS[:1], tmp_path))
+    with pytest.raises(error):
         read_all(opened(path))
 
 
