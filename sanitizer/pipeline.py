@@ -87,7 +87,9 @@ def _executed(run: Run) -> Report:
     _begun(run)
     loaded = run.inputs.clean
     look_at_expectation(run)
-    screened = screen_images(run) if run.spec.screen and not run.state.doubts else None
+    # A checkpoint of a version that doubted later may have screened already.
+    screens = run.spec.screen and (run.state.screened is not None or not run.state.doubts)
+    screened = screen_images(run) if screens else None
     searches = 2 if run.spec.inspect else int(run.chooses)
     run.planned = PlannedWork(run.spec, run.inputs, len(run.trained_on), run.tries, searches)
     run.progress = Progress(run.journal.emit, run.planned.whole, run.planned.done(run.state))

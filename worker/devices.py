@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,8 @@ class Slots:
         self._free = [
             Slot(number, usable[number % len(usable)] if usable else "") for number in range(count)
         ]
+        self._all = tuple(self._free)
+        self._kept_numbers: set[int] = set()
         self._count = count
         self._devices = len({slot.cuda_devices for slot in self._free})
         self._waiting: deque[object] = deque()
@@ -136,6 +138,18 @@ class Slots:
     def usable(self) -> int:
         """How many there are, taken or free, without those that are kept."""
         return self._count - self._kept_count
+
+    def usable_for(self, *, on_cuda: bool) -> int:
+        """How many devices one run can share here while some slots are kept."""
+        if not (self.uses_cuda and on_cuda):
+            return self.usable
+        with self._changed:
+            return len({slot.cuda_devices for slot in self._all} - self._lost())
+
+    def _lost(self) -> set[str]:
+        """Devices all of whose slots are kept."""
+        left = {slot.cuda_devices for slot in self._all if slot.number not in self._kept_numbers}
+        return {slot.cuda_devices for slot in self._all} - left
 
     def most(self, *, on_cuda: bool) -> int:
         """How many devices one run can share here."""
@@ -173,6 +187,7 @@ class Slots:
             else:
                 with self._changed:
                     self._kept_count += len(slots)
+                    self._kept_numbers.update(self._numbers_of(slots))
                 threading.Thread(
                     target=self._give_back_later, args=(slots, until), name="kept slot", daemon=True
                 ).start()
@@ -185,7 +200,17 @@ class Slots:
         until()
         with self._changed:
             self._kept_count -= len(slots)
+            self._kept_numbers.difference_update(self._numbers_of(slots))
         self._give_back(slots)
+
+    def _idlest(self, slots: Iterable[Slot]) -> list[Slot]:
+        """Those first whose device has the most free slots: two runs share none needlessly."""
+        free = Counter(slot.cuda_devices for slot in self._free)
+        return sorted(slots, key=lambda slot: (-free[slot.cuda_devices], slot.number))
+
+    @staticmethod
+    def _numbers_of(slots: Sequence[Slot]) -> set[int]:
+        return {slot.number for slot in slots}
 
     def _give_back(self, slots: Sequence[Slot]) -> None:
         with self._changed:
@@ -205,7 +230,7 @@ class Slots:
                             for slot in self._free
                         }
                         if len(free) >= count:
-                            slots = list(free.values())[:count]
+                            slots = self._idlest(free.values())[:count]
                             self._free = [slot for slot in self._free if slot not in slots]
                             return slots
                     self._changed.wait(CHECK_SECONDS)

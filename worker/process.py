@@ -124,7 +124,9 @@ class WorkerProcess:
             log.info("job is not waiting, nothing to do")
             return
         device, devices = wish
-        if devices > self._slots.usable and self._settings.slots > self._slots.usable:
+        on_cuda = device != Device.CPU
+        # What fits nowhere here is claimed and told so.
+        if self._slots.usable_for(on_cuda=on_cuda) < devices <= self._slots.most(on_cuda=on_cuda):
             # Claimed it would wait here for good, and keep others from the slots that are left.
             self._leave_to_others(job_id, "slots are kept by runs that cannot be ended")
             return
@@ -133,9 +135,7 @@ class WorkerProcess:
             self._claim_and_run(job_id)
             return
         try:
-            with self._slots.taken(
-                on_cuda=device != Device.CPU, check=self._make_impatient()
-            ) as slot:
+            with self._slots.taken(on_cuda=on_cuda, check=self._make_impatient()) as slot:
                 self._claim_and_run(job_id, slot)
         except NoFreeSlot:
             self._leave_to_others(job_id, "no slot is free")

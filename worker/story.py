@@ -1,7 +1,7 @@
 """Writes the events of a run to the database, in batches."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 from sqlalchemy.exc import DataError
@@ -101,13 +101,29 @@ class Story:
             return
         except DataError as error:
             log.warning("the database refuses events", events=len(batch), reason=str(error))
-            self._pending.clear()
+            self._write_each(batch)
             return
         self._pending.clear()
         for event in batch:
             if isinstance(event, ProgressEvent):
                 self._told_fraction, self._told_at = event.fraction, time.monotonic()
         self._on_state(state)
+        self._wake(self._claim.job_id)
+
+    def _write_each(self, batch: Sequence[Event]) -> None:
+        """Writes events one by one, but for those that the database refuses."""
+        self._pending.clear()
+        for event in batch:
+            try:
+                with transaction(self._sessions) as session:
+                    jobs.append_events(session, self._claim, [event])
+            except DataError:
+                log.warning("an event is left out", type=event.type)
+            except LeaseLost:
+                self._on_state(LeaseState.LOST)
+                return
+            except DATABASE_AWAY:
+                return  # what is left of a batch that was refused is not worth more
         self._wake(self._claim.job_id)
 
     def write_rest(self, session: Session) -> None:

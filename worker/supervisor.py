@@ -294,7 +294,8 @@ class _Attempt:
     def _settle(self, outcome: Outcome) -> Outcome:
         """Writes how the attempt ended; waits for the database as long as that makes sense."""
         last = time.monotonic() + AWAY_LEASES * self._settings.lease_seconds
-        is_hurried = is_refused = has_dropped_story = False
+        is_hurried = has_dropped_story = False
+        refused: Outcome | None = None
         while True:
             try:
                 with transaction(self._at.sessions) as session:
@@ -317,7 +318,7 @@ class _Attempt:
                 self._forget(outcome)
                 return Lost()
             except Exception as error:
-                if is_refused:
+                if refused is not None:
                     raise
                 is_bad = isinstance(outcome, Succeeded) and isinstance(error, ValueError)
                 self._story.forget()
@@ -328,10 +329,11 @@ class _Attempt:
                     continue
                 # Tried again it would be refused again, and the job run for nothing.
                 log.warning("the end of the job cannot be written as it is", exc_info=True)
-                is_refused = True
-                self._forget(outcome)
+                refused = outcome
                 outcome = Failed(bad_result(str(error)).event if is_bad else event_of_fault(error))
             else:
+                if refused is not None:
+                    self._forget(refused)
                 self._at.wake(self._claim.job_id)
                 return outcome
 

@@ -83,13 +83,17 @@ def transaction(factory: SessionFactory) -> Iterator[Session]:
 def _tell_ended_sessions(context: ExceptionContext) -> BaseException | None:
     """Makes an ended session what others that are cut are, an `OperationalError`.
 
-    The driver puts one that the server ended because it stood still (25P03) with the programming
-    errors of its class.
+    The driver puts it with the programming errors of its class where the server ended it because it
+    stood still or took too long, and where the server writes nothing: one that was primary, or
+    whose disk is full. Such a connection is given up, since the next may lead to another server.
     """
     error = context.original_exception
     if not isinstance(context.sqlalchemy_exception, InternalError):
         return None
-    if not context.is_disconnect and getattr(error, "sqlstate", None) != "25P03":
+    state = getattr(error, "sqlstate", None)
+    if state == "25006":
+        context.is_disconnect = True
+    if not context.is_disconnect and state not in {"25P03", "25P04"}:
         return None
     return OperationalError(
         context.statement,

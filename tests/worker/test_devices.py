@@ -190,3 +190,24 @@ def test_run_that_shall_not_go_on_waits_no_longer_and_lets_others_pass() -> None
             pass
     with slots.taken(2):
         pass
+
+
+def test_runs_share_a_device_only_when_none_is_idle() -> None:
+    slots = Slots(4, Device.CUDA, ["0", "1"])
+    with slots.taken() as first, slots.taken() as second, slots.taken() as third:
+        assert {first.cuda_devices, second.cuda_devices} == {"0", "1"}
+        assert third.cuda_devices in {"0", "1"}
+
+
+def test_devices_all_of_whose_slots_are_kept_count_for_no_run() -> None:
+    slots = Slots(4, Device.CUDA, ["0", "1"])
+    ended = threading.Event()
+    with slots.taken(), slots.taken() as second, slots.taken(), slots.taken() as fourth:
+        assert second.cuda_devices == fourth.cuda_devices
+        slots.keep(second, ended.wait)
+        slots.keep(fourth, ended.wait)
+    assert (slots.usable, slots.usable_for(on_cuda=False)) == (2, 2)
+    assert slots.usable_for(on_cuda=True) == 1
+    with slots.taken() as left:
+        assert left.cuda_devices != second.cuda_devices
+    ended.set()

@@ -73,6 +73,21 @@ def test_server_ends_a_transaction_that_stands_still_and_it_counts_as_away(
 
 
 @on_postgresql
+def test_server_that_writes_nothing_counts_as_away_and_its_connection_is_given_up(
+    database_url: str,
+) -> None:
+    """One that was primary until just now: the next connection may lead to the one that is."""
+    engine = make_engine(_with_options(database_url, "-c default_transaction_read_only=on"))
+    with engine.connect() as connection:
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(DATABASE_AWAY):
+            connection.execute(text("CREATE TABLE written (number int)"))
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT pg_backend_pid()")) != pid
+    engine.dispose()
+
+
+@on_postgresql
 def test_statement_in_a_transaction_that_failed_does_not_count_as_away(
     sessions: SessionFactory,
 ) -> None:
