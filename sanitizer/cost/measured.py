@@ -1,7 +1,13 @@
 """What a run took, as its report says it. Torch-free."""
 
 from sanitizer.cost.profile import find_profile
-from sanitizer.cost.workload import DeviceKind, TrainingWork, images_evaluated, training_work
+from sanitizer.cost.workload import (
+    DeviceKind,
+    TrainingWork,
+    expected_images,
+    images_evaluated,
+    training_work,
+)
 from sanitizer.events import Stage
 from sanitizer.report.model import Cost, Report, StageSpeed
 from sanitizer.spec import METHOD_ADAPTER
@@ -39,6 +45,8 @@ def measure_cost(
             speeds.append(_speed(stage.stage, stage.seconds, training.seen, _macs(training, macs)))
         elif (evaluation := evaluations.get(stage.stage)) is not None:
             images = images_evaluated(evaluation)
+            if stage.stage == Stage.BASELINE:  # with what tells what the model expects
+                images += expected_images(report.clean_data.images)
             speeds.append(_speed(stage.stage, stage.seconds, images, macs))
     return Cost(
         device=device,
