@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STAGES = ("layer1", "layer2", "layer3", "layer4")
+from sanitizer.networks.preact_resnet import STAGES, Depths, nearest_depth
 
-DEPTHS: Mapping[str, tuple[bool, tuple[int, int, int, int]]] = {
+DEPTHS: Depths = {
     "cifar_resnet18": (False, (2, 2, 2, 2)),
     "cifar_resnet34": (False, (3, 4, 6, 3)),
     "cifar_resnet50": (True, (3, 4, 6, 3)),
     "cifar_resnet101": (True, (3, 4, 23, 3)),
     "cifar_resnet152": (True, (3, 8, 36, 3)),
 }
-"""Whether the blocks are bottlenecks, and how many each stage has."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +153,4 @@ def guess_name(shapes: Mapping[str, Sequence[int]]) -> str | None:
         return None
     if not {"bn1.weight", "layer1.0.bn1.weight"} <= set(shapes):
         return None
-    bottleneck = "layer1.0.conv3.weight" in shapes
-    blocks = [
-        sum(f"{stage}.{j}.conv1.weight" in shapes for j in range(len(shapes))) for stage in STAGES
-    ]
-    return min(
-        (name for name, (is_bottleneck, _) in DEPTHS.items() if is_bottleneck == bottleneck),
-        key=lambda name: sum(abs(a - b) for a, b in zip(DEPTHS[name][1], blocks, strict=True)),
-    )
+    return nearest_depth(DEPTHS, shapes)

@@ -7,14 +7,16 @@ from torch.nn import functional as F
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
-DEPTHS: Mapping[str, tuple[bool, tuple[int, int, int, int]]] = {
+Depths = Mapping[str, tuple[bool, tuple[int, int, int, int]]]
+"""By name: whether the blocks are bottlenecks, and how many each stage has."""
+
+DEPTHS: Depths = {
     "preact_resnet18": (False, (2, 2, 2, 2)),
     "preact_resnet34": (False, (3, 4, 6, 3)),
     "preact_resnet50": (True, (3, 4, 6, 3)),
     "preact_resnet101": (True, (3, 4, 23, 3)),
     "preact_resnet152": (True, (3, 8, 36, 3)),
 }
-"""Whether the blocks are bottlenecks, and how many each stage has."""
 
 
 class PreActBlock(nn.Module):
@@ -108,17 +110,22 @@ def guess_name(shapes: Mapping[str, Sequence[int]]) -> str | None:
     """The PreAct-ResNet nearest to the stages in a state dict; None if it is none of them."""
     if "layer1.0.bn1.weight" not in shapes or "linear.weight" not in shapes:
         return None
-    bottleneck = "layer1.0.conv3.weight" in shapes
-    blocks = [
-        sum(f"{stage}.{j}.conv1.weight" in shapes for j in range(len(shapes))) for stage in STAGES
-    ]
-    return min(
-        (name for name, (is_bottleneck, _) in DEPTHS.items() if is_bottleneck == bottleneck),
-        key=lambda name: sum(abs(a - b) for a, b in zip(DEPTHS[name][1], blocks, strict=True)),
-    )
+    return nearest_depth(DEPTHS, shapes)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
+
+
+def nearest_depth(depths: Depths, shapes: Mapping[str, Sequence[int]]) -> str:
+    """The name whose stages have the most similar numbers of blocks to those in a state dict."""
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    blocks = [
+        sum(f"{stage}.{j}.conv1.weight" in shapes for j in range(len(shapes))) for stage in STAGES
+    ]
+    return min(
+        (name for name, (is_bottleneck, _) in depths.items() if is_bottleneck == bottleneck),
+        key=lambda name: sum(abs(a - b) for a, b in zip(depths[name][1], blocks, strict=True)),
+    )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sanitizer.errors import InvalidSpec
-from sanitizer.networks import cifar_resnet, preact_resnet, wide_resnet
+from sanitizer.networks import preact_resnet, wide_resnet
 from sanitizer.networks.normalized import NormalizedNetwork
 
 TapLayout = Literal["nchw", "nhwc", "tokens"]
@@ -33,7 +33,7 @@ _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 _STAGES: Mapping[str, tuple[str, ...]] = {
     "wrn-": wide_resnet.STAGES,
     "preact_resnet": preact_resnet.STAGES,
-    "cifar_resnet": cifar_resnet.STAGES,
+    "cifar_resnet": preact_resnet.STAGES,
     "resnet": _RESNET_STAGES,
     "resnext": _RESNET_STAGES,
     "wide_resnet": _RESNET_STAGES,

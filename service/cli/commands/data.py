@@ -18,7 +18,7 @@ from service.cli.options import (
     or_nothing,
     pairs,
 )
-from service.cli.terminal import emit, fields, result, say, table
+from service.cli.terminal import emit, result, say
 
 group = typer.Typer(
     invoke_without_command=True, help="List sets of images; `data add PATH` adds one."
@@ -38,18 +38,11 @@ def datasets(
         return
     with connected() as remote:
         page = remote.datasets(limit=None if everything else limit)
-    if as_json:
-        emit(page.document)
-        return
     from service.cli.answers import DatasetAnswer
+    from service.cli.listing import show_list
     from service.cli.tables import datasets_table
 
-    if not page.data:
-        say("No data sets.")
-        return
-    table(datasets_table([DatasetAnswer.read(item) for item in page.data]))
-    if page.has_more:
-        say("There are more: --limit, or --all.")
+    show_list(page, DatasetAnswer, datasets_table, as_json=as_json, nothing="No data sets.")
 
 
 @group.command()
@@ -90,10 +83,9 @@ def show(dataset: Dataset, as_json: Json = False) -> None:
     """Tell of one set of images."""
     with connected() as remote:
         answer = remote.dataset(dataset)
-    if as_json:
-        emit(answer.document)
-    else:
-        fields(answer.document)
+    from service.cli.listing import show_one
+
+    show_one(answer, as_json=as_json)
 
 
 @group.command("set")
@@ -117,10 +109,9 @@ def change(
         raise WrongUsage("Say what is to be another: --class-names, --name or --metadata.")
     with connected() as remote:
         answer = remote.change_dataset(dataset, wanted)
-    if as_json:
-        emit(answer.document)
-    else:
-        fields(answer.document)
+    from service.cli.listing import show_one
+
+    show_one(answer, as_json=as_json)
 
 
 @group.command()

@@ -6,7 +6,7 @@ import typer
 
 from service.cli.connecting import connected
 from service.cli.options import Everything, Json, Limit
-from service.cli.terminal import emit, result, say, table
+from service.cli.terminal import emit, result, say
 
 group = typer.Typer(invoke_without_command=True, help="List jobs; `jobs show ID` tells of one.")
 
@@ -27,18 +27,11 @@ def jobs(
         return
     with connected() as remote:
         page = remote.jobs(status=status, limit=None if everything else limit)
-    if as_json:
-        emit(page.document)
-        return
     from service.cli.answers import JobAnswer
+    from service.cli.listing import show_list
     from service.cli.tables import jobs_table
 
-    if not page.data:
-        say("No jobs.")
-        return
-    table(jobs_table([JobAnswer.read(item) for item in page.data]))
-    if page.has_more:
-        say("There are more: --limit, or --all.")
+    show_list(page, JobAnswer, jobs_table, as_json=as_json, nothing="No jobs.")
 
 
 @group.command()

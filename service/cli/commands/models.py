@@ -21,7 +21,7 @@ from service.cli.options import (
     pairs,
     size,
 )
-from service.cli.terminal import emit, fields, say, table
+from service.cli.terminal import say
 
 group = typer.Typer(invoke_without_command=True, help="List models; `models show ID` tells of one.")
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")]
@@ -39,18 +39,11 @@ def models(
         return
     with connected() as remote:
         page = remote.models(limit=None if everything else limit)
-    if as_json:
-        emit(page.document)
-        return
     from service.cli.answers import ModelAnswer
+    from service.cli.listing import show_list
     from service.cli.tables import models_table
 
-    if not page.data:
-        say("No models.")
-        return
-    table(models_table([ModelAnswer.read(item) for item in page.data]))
-    if page.has_more:
-        say("There are more: --limit, or --all.")
+    show_list(page, ModelAnswer, models_table, as_json=as_json, nothing="No models.")
 
 
 @group.command()
@@ -58,10 +51,9 @@ def show(model: Model, as_json: Json = False) -> None:
     """Tell of one model."""
     with connected() as remote:
         answer = remote.model(model)
-    if as_json:
-        emit(answer.document)
-    else:
-        fields(answer.document)
+    from service.cli.listing import show_one
+
+    show_one(answer, as_json=as_json)
 
 
 @group.command("set")
@@ -93,10 +85,9 @@ def change(
         raise WrongUsage("Say what is to be another: --mean, --std, --input-size and so on.")
     with connected() as remote:
         answer = remote.change_model(model, wanted)
-    if as_json:
-        emit(answer.document)
-    else:
-        fields(answer.document)
+    from service.cli.listing import show_one
+
+    show_one(answer, as_json=as_json)
 
 
 @group.command()
