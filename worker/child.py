@@ -27,6 +27,7 @@ from sanitizer.events import (
     ResultEvent,
     WarningEvent,
 )
+from worker import descendants
 from worker.isolation import Allowed
 
 MAX_LINE_BYTES = 1 << 20
@@ -48,6 +49,10 @@ REAP_SECONDS = 30.0
 LIMITS_PROGRAM = Path(__file__).with_name("limits.py")
 
 log = structlog.get_logger(__name__)
+
+_changes = threading.Lock()
+"""Held while a child of this process begins or is reaped: its number is not `_running` for sure."""
+_running: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -92,17 +97,19 @@ class Child:
             json.dumps(asdict(limits)),
             *command,
         ]
-        self._process = subprocess.Popen(
-            wrapped,
-            env=dict(environment),
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=tuple(keep_open),
-        )
-        self.pid = self._process.pid
+        with _changes:
+            self._process = subprocess.Popen(
+                wrapped,
+                env=dict(environment),
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=tuple(keep_open),
+            )
+            self.pid = self._process.pid
+            _running.add(self.pid)
         self._events: Queue[Event] = Queue(MAX_WAITING_EVENTS)
         self._tail: deque[bytes] = deque()
         self._garbage_lines = 0
@@ -153,12 +160,16 @@ class Child:
         """Asks the child and its descendants to end; kills those that have not in that time."""
         self._signal_group(signal.SIGTERM)
         self.has_exited(grace_seconds)
-        self._signal_group(signal.SIGKILL)
+        self.kill()
         self.has_exited(JOIN_SECONDS)
 
     def kill(self) -> None:
-        """Ends the child and its descendants at once."""
+        """Ends the child and its descendants at once, also those that have left its session."""
+        if not self.has_exited():
+            descendants.kill_below(self.pid)
         self._signal_group(signal.SIGKILL)
+        if self.has_exited():
+            _end_strays(self.pid)
 
     def finish(self) -> int | None:
         """Reaps the child, which is killed if it still runs, and gives its exit code.
@@ -168,19 +179,23 @@ class Child:
         then is lost.
         """
         self.kill()
-        try:
-            self._process.wait(REAP_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not self.has_exited(REAP_SECONDS):
             self._abandoned.set()
             return None
         return self.wait()
 
     def wait(self) -> int:
         """As `finish`, for a child that was killed, and for as long as it takes."""
+        if self._process.returncode is None:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            with _changes:
+                self._process.wait()
+                _running.discard(self.pid)
+            _end_strays(self.pid)
         code = self._process.wait()
         self._abandoned.set()
         for reader in self._readers:
-            # A descendant in a session of its own may hold the pipes open: it is not waited for.
+            # A descendant that could not be ended may hold the pipes open: it is not waited for.
             reader.join(JOIN_SECONDS)
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):
@@ -268,3 +283,25 @@ class Child:
                 reason=reason,
                 line=repr(line[:200]),
             )
+
+
+def _end_strays(session: int) -> None:
+    """Ends what runs that are over have left behind, and this process has adopted.
+
+    Args:
+        session: That of the run which is over: what is left in it has been killed already.
+    """
+    deadline = time.monotonic() + JOIN_SECONDS
+    told: set[int] = set()
+    while time.monotonic() < deadline:
+        with _changes:
+            known = {session, *_running}
+            strays = descendants.find_strays(_running)
+            descendants.end_strays(strays)
+        if not strays:
+            return
+        fled = {it.pid for it in strays if not it.is_dead and it.session not in known} - told
+        if fled:
+            log.warning("ends processes that have left their run's session", pids=sorted(fled))
+            told |= fled
+        time.sleep(0.01)

@@ -28,9 +28,12 @@ def main() -> None:
             file.write("1000")
     except OSError:
         pass
+    # Isolated Python finds its own library and nothing else.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from worker import descendants
+
+    descendants.adopt_orphans()  # so that its worker finds all that it starts
     if limits["allowed"] is not None:
-        # Isolated Python finds its own library and nothing else.
-        sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         from worker import landlock
 
         try:

@@ -10,7 +10,7 @@ from sanitizer.spec import Device
 from service import logs, queue
 from service.settings import Settings
 from service.tracing import require_installed
-from worker import isolation, landlock
+from worker import descendants, isolation, landlock
 from worker.bootsteps import (
     connect_again_after_a_lost_acknowledgement,
     rest_unless,
@@ -67,6 +67,8 @@ def make_app(settings: Settings) -> Celery:
         logs.configure(settings)  # Celery's own time for it comes later
         if not has_cuda and settings.device == Device.AUTO and (there := find_cuda_devices()):
             log.warning("torch can use no CUDA device; this worker computes on CPUs", there=there)
+        if not descendants.adopt_orphans():
+            log.warning("processes that a run leaves behind cannot be found on this system")
         process().start()
 
     # The signals are of the whole process, and a worker process has one app. `weak` is off because

@@ -119,10 +119,11 @@ def test_of_standard_error_the_end_is_kept(start: Starter) -> None:
 
 def test_child_that_is_asked_to_stop_gets_time_for_it(start: Starter) -> None:
     child = start(
-        "import signal, sys, time\n"
-        f"def end(*_): sys.stdout.buffer.write({LINE!r}); sys.stdout.flush(); sys.exit(5)\n"
+        # Without a buffer: the signal may come while the first line is still being written.
+        "import os, signal, sys, time\n"
+        f"def end(*_): os.write(1, {LINE!r}); sys.exit(5)\n"
         "signal.signal(signal.SIGTERM, end)\n"
-        f"sys.stdout.buffer.write({LINE!r}); sys.stdout.flush()\n"
+        f"os.write(1, {LINE!r})\n"
         "time.sleep(600)"
     )
     while not child.take_events():
