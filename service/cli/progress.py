@@ -34,6 +34,7 @@ _RATES = (
     "control_asr.",
     "accuracy.",
     "residual.",
+    "rate.",
 )
 
 
@@ -83,6 +84,7 @@ class RunView:
         self._started = clock()
         self._waiting: str | None = None
         self._waiting_since = clock()
+        self._spinner = Spinner("dots")  # a new one would stand still
         self.stage = ""
         self.message = ""
         self.fraction = 0.0
@@ -147,7 +149,8 @@ class RunView:
     def _on_metric(self, data: Mapping[str, Any]) -> None:
         self.figures = {str(name): float(value) for name, value in data["values"].items()}
         where = f"{data['stage']} epoch {data['epoch']}" if data.get("epoch") else data["stage"]
-        self._line(f"{where}: {self._figures()}")
+        if figures := self._figures():  # not all that is measured is for people
+            self._line(f"{where}: {figures}")
 
     def _line(self, text: str) -> None:
         if self._live is None:
@@ -173,7 +176,9 @@ class RunView:
         now = self._clock()
         if self._waiting is not None:
             waited = duration(now - self._waiting_since)
-            return Spinner("dots", Text(f"Waiting ({waited}): {plain(self._waiting)}"))
+            row = Table.grid(padding=(0, 1))
+            row.add_row(self._spinner, Text(f"Waiting ({waited}): {plain(self._waiting)}"))
+            return row
         remaining = self._pace.remaining(now)
         tail = f"{duration(remaining)} left" if remaining is not None else ""
         row = Table.grid(padding=(0, 2))

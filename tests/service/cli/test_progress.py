@@ -1,4 +1,5 @@
 import io
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -73,6 +74,24 @@ def test_on_a_terminal_stage_epoch_share_and_figures_are_drawn() -> None:
     text = file.getvalue()
     for part in ("teacher", "25%", "epoch 2/10", "loss 0.5", "few images"):
         assert part in text
+
+
+def test_why_a_job_waits_is_told_whole_on_a_narrow_terminal() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=60, soft_wrap=True)
+    reason = "No worker has reported in the last 60 s; the job runs as soon as one starts."
+    with RunView(console, clock=lambda: 0.0) as view:
+        view.wait(reason)
+    words = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue()).split()
+    assert " ".join(words).endswith(f"Waiting (0 s): {reason}")
+
+
+def test_what_has_no_figures_for_people_is_no_line() -> None:
+    file = io.StringIO()
+    view = view_into(file, terminal=False)
+    view.feed("metric", {"stage": "go_back", "epoch": None, "values": {"gone": 0.0}}, at(1))
+    view.feed("metric", {"stage": "seek", "epoch": None, "values": {"rate.patch": 0.8}}, at(1))
+    assert file.getvalue() == "seek: rate.patch 80.00%\n"
 
 
 def test_text_from_elsewhere_cannot_steer_the_terminal() -> None:
