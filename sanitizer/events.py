@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from sanitizer.errors import Fault
-from sanitizer.report.model import ArtifactKind
+from sanitizer.report.model import ArtifactKind, Told, readable
 
 
 class Stage(StrEnum):
@@ -99,7 +99,7 @@ class WarningEvent(_Event):
 
     type: Literal["warning"] = "warning"
     code: str
-    message: str
+    message: Told
 
 
 class Artifact(BaseModel):
@@ -128,8 +128,8 @@ class ErrorEvent(_Event):
     type: Literal["error"] = "error"
     code: str
     fault: Fault
-    message: str
-    data: dict[str, Any] = Field(default_factory=dict)
+    message: Told
+    data: Annotated[dict[str, Any], AfterValidator(readable)] = Field(default_factory=dict)
 
 
 Event = Annotated[

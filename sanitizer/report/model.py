@@ -3,10 +3,11 @@
 Torch-free: the service reads and serves it. Shares (accuracy, ASR, RA, DER) are in [0, 1].
 """
 
+import re
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sanitizer.report.telling import LEAST_TOLD, RATES_OF_OLDER_REPORTS, STILL_LED
 
@@ -40,6 +41,29 @@ class Verdict(StrEnum):
     ALLOWED = "allowed"
     BLOCKED = "blocked"
     UNDECIDED = "undecided"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def readable(value: Any) -> Any:
+    """A text that JSON can hold, or what has such in lists and dictionaries.
+
+    Names of files may have bytes that are no UTF-8, which Python keeps as surrogates: each becomes
+    a replacement character.
+    """
+    match value:
+        case str():
+            return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+        case dict():
+            return {readable(key): readable(each) for key, each in value.items()}
+        case list() | tuple():
+            return [readable(each) for each in value]
+    return value
+
+
+Told = Annotated[str, AfterValidator(readable)]
+"""Text with names of files in it."""
 
 
 class _Part(BaseModel):
@@ -265,7 +289,7 @@ class CarriedTrigger(_Part):
     target_class: int
     images: int = Field(ge=0, description="Of that class, that the model gets right.")
     left_out: int = Field(ge=1, description="Of these, that were found to carry it.")
-    names: list[str] = Field(description="What some of them are called, 100 at most.")
+    names: list[Told] = Field(description="What some of them are called, 100 at most.")
     separation: float = Field(
         ge=0,
         description="How far they lie from the others in the model's features, in standard "
@@ -358,7 +382,7 @@ class MisleadingTrigger(_Part):
 class ModelFile(_Part):
     """A model file."""
 
-    filename: str
+    filename: Told
     format: Literal["safetensors", "pytorch"]
     sha256: str
     bytes: int
@@ -454,7 +478,7 @@ class WarningRecord(_Part):
     """Something a person should know."""
 
     code: str
-    message: str
+    message: Told
 
 
 class Decision(_Part):
