@@ -385,13 +385,12 @@ def _image_suffix(name: str) -> bool:
 def _ignored_warning(ignored: Sequence[str]) -> Sequence[WarningRecord]:
     if not ignored:
         return ()
-    return [
-        WarningRecord(
-            code="files_ignored",
-            message=f"{len(ignored)} files that are no images in a class folder were left out: "
-            f"{listed(ignored, 5)}.",
-        )
-    ]
+    told = (
+        "1 file that is no image in a class folder was left out"
+        if len(ignored) == 1
+        else f"{len(ignored):,} files that are no images in a class folder were left out"
+    )
+    return [WarningRecord(code="files_ignored", message=f"{told}: {listed(ignored, 5)}.")]
 
 
 def _is_image_start(start: bytes) -> bool:

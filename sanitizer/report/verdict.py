@@ -341,12 +341,22 @@ def _by_figures(policy: Policy, before: Evaluation, after: Evaluation) -> Decisi
     return Decision(
         verdict=Verdict.ALLOWED,
         reasons=[
-            "Every measured trigger and the clean accuracy are within the policy. Triggers "
-            "that were not given "
-            "were not measured.",
+            f"Every measured trigger and the clean accuracy are within the policy: "
+            f"{_limits(policy)}. Triggers that were not given were not measured.",
             *_few(after, policy),
         ],
     )
+
+
+def _limits(policy: Policy) -> str:
+    """What the policy asks for."""
+    limits = [
+        f"attack success rates up to {policy.max_asr:.2%}",
+        f"clean accuracy lower by {policy.max_accuracy_drop:.2%} of all images at most",
+    ]
+    if policy.min_accuracy:
+        limits.append(f"and {policy.min_accuracy:.2%} at least")
+    return ", ".join(limits)
 
 
 def _over(probe: ProbeResult, policy: Policy) -> str:
@@ -370,7 +380,7 @@ def _is_more(with_trigger: Proportion, without: Proportion) -> bool:
 def _few(after: Evaluation, policy: Policy) -> list[str]:
     """What a rate of so few images leaves open, where it would even with none."""
     return [
-        f"Probe {probe.name}: of only {probe.asr.total} images, so that the attack success rate "
+        f"Probe {probe.name}: of only {probe.asr.total} image{'s' if probe.asr.total > 1 else ''}, so that the attack success rate "
         f"may be as high as {probe.asr.high:.0%}."
         for probe in after.probes
         if _Z2 / (probe.asr.total + _Z2) > policy.max_asr

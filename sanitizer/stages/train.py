@@ -73,7 +73,7 @@ def _train(run: Run, method: SingleMethodConfig, stage: TrainingStage, bench: Be
     training = _fitted(run, stage.training)
     message = (
         f"Training the {stage.subject or stage.trains} on {images} clean images for "
-        f"{training.epochs} epochs"
+        f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
     )
     if seen > images:
         message += f" of {seen} images each"

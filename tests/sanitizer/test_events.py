@@ -19,6 +19,7 @@ def test_a_file_whose_name_is_no_utf8_is_told_of(tmp_path: Path) -> None:
     (warning,) = open_source(DataSource(path=tmp_path)).warnings
     event = parse(to_line(WarningEvent(code=warning.code, message=warning.message)))
     assert isinstance(event, WarningEvent)
+    assert event.message.startswith("1 file that is no image in a class folder was left out")
     assert "0/caf\N{REPLACEMENT CHARACTER}.txt" in event.message
 
 

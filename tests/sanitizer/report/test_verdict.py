@@ -85,8 +85,18 @@ def test_a_handful_of_images_blocks_none_and_says_what_it_leaves_open() -> None:
     none = decide(POLICY, GOOD, of(0, 3))
     assert none.verdict is Verdict.ALLOWED
     assert none.reasons[-1].endswith("the attack success rate may be as high as 56%.")
+    one = decide(POLICY, GOOD, of(0, 1))
+    assert "Probe grid: of only 1 image, so" in one.reasons[-1]
     assert len(decide(POLICY, GOOD, of(0, 72)).reasons) == 2
     assert len(decide(POLICY, GOOD, of(0, 73)).reasons) == 1
+
+
+def test_what_the_policy_asked_for_stands_with_what_it_allows() -> None:
+    assert "up to 5.00%, clean accuracy lower by 3.00% of all images at most. Triggers" in (
+        decide(Policy(), GOOD, GOOD).reasons[0]
+    )
+    strict = Policy(max_asr=0.1, max_accuracy_drop=0.0, min_accuracy=0.7)
+    assert "at most, and 70.00% at least. Triggers" in decide(strict, GOOD, GOOD).reasons[0]
 
 
 def test_what_comes_back_is_more_than_the_model_confuses_anyway() -> None:

@@ -130,6 +130,7 @@ def test_a_run_ends_with_its_table_and_verdict(tmp_path: Path) -> None:
     assert "ACC  clean accuracy" in answer.stdout
     assert "ASR  trigger" in answer.stdout
     assert "Verdict: allowed" in answer.stdout
+    assert "clean images for 1 epoch.\n" in answer.stderr
     assert "finetune epoch 1: loss" in answer.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["decision"]["verdict"] == "allowed"
