@@ -39,6 +39,9 @@ LEAST_MORE = 6
 MOST_GAINED = 0.15
 """Of accuracy, as a share of all images. On the results tables, where models know their images, no
 method gains more than 0.003."""
+TAUGHT = 0.05
+"""Of images with a trigger, how many must be led by what poisoned images taught a copy. Where
+neither label is reached, there is nothing to compare. Not calibrated."""
 REGAINED = 0.1
 """By how much more often the old target must be reached: classes differ by some points in how
 easily anything leads there. Not calibrated."""
@@ -243,12 +246,14 @@ def _retold(durability: Durability, policy: Policy) -> list[str]:
                 "The old target is reached far more often than a new one, which speaks for a "
                 "backdoor that is in part left."
                 if is_regained(probe)
+                else "So few of them taught the copies neither, which tells nothing."
+                if max(probe.poisoned.value, probe.control.value) < TAUGHT
                 else "The old target is not reached far more often than a new one."
             )
         )
     if durability.probes:
         sentences.append(
-            "Poisoned images put a backdoor into any model: what counts is the comparison, and "
+            "Enough poisoned images put a backdoor into any model: what counts is the comparison, and "
             "better than with another class is that with a clean model of the same kind, sanitized "
             "in a job of its own with the same probes."
         )

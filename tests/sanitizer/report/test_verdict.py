@@ -92,8 +92,9 @@ def test_a_handful_of_images_blocks_none_and_says_what_it_leaves_open() -> None:
 
 
 def test_what_the_policy_asked_for_stands_with_what_it_allows() -> None:
-    assert "up to 5.00%, clean accuracy lower by 3.00% of all images at most. Triggers" in (
-        decide(Policy(), GOOD, GOOD).reasons[0]
+    assert (
+        "up to 5.00%, clean accuracy lower by 3.00% of all images at most. Triggers"
+        in (decide(Policy(), GOOD, GOOD).reasons[0])
     )
     strict = Policy(max_asr=0.1, max_accuracy_drop=0.0, min_accuracy=0.7)
     assert "at most, and 70.00% at least. Triggers" in decide(strict, GOOD, GOOD).reasons[0]
@@ -185,6 +186,14 @@ def test_a_rate_that_was_near_the_limit_and_is_over_it_by_chance_is_no_return() 
     )
     assert decision.verdict is Verdict.ALLOWED
     assert any("goes from 4.72% to 5.28%; it does not rise" in r for r in decision.reasons)
+
+
+def test_poisoned_images_that_taught_nothing_tell_nothing() -> None:
+    durability = build_durability(poisoned=20, control=10)
+    told = decide(POLICY, GOOD, GOOD, durability=durability).reasons[-2]
+    assert told.endswith("So few of them taught the copies neither, which tells nothing.")
+    one = decide(POLICY, GOOD, GOOD, durability=build_durability(poisoned=20, control=200))
+    assert one.reasons[-2].endswith("The old target is not reached far more often than a new one.")
 
 
 def test_poisoned_images_are_told_beside_the_control_and_change_no_verdict() -> None:
