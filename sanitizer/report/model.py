@@ -497,6 +497,13 @@ class Report(_Part):
     output: ModelFile
     clean_data: DataRecord
     evaluation_data: DataRecord
+    class_names: list[Told] = Field(
+        default_factory=list,
+        fail_fast=True,
+        max_length=1_000_000,
+        description="By class number, as the evaluation data has them; none in reports of versions "
+        "that did not tell.",
+    )
     method: dict[str, Any] = Field(description="Every setting as it was used.")
     seed: int
     device: str

@@ -291,6 +291,7 @@ def plot_durability(durability: Durability) -> bytes:
             axes.tick_params(axis="x", length=0)
             _percent_axis(axes)
             axes.set_ylim(0, 1.15)
+            axes.set_ylabel("images led to the class")
             axes.set_title(probe.name, fontsize=10)
         return _png(figure)
 

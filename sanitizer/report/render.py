@@ -72,6 +72,8 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         speed=_speed,
         giga=_giga,
         figure=_setting,
+        rounded=_rounded,
+        anomaly=_anomaly,
     )
     source = (files("sanitizer.report") / "page.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(source)
@@ -94,11 +96,9 @@ def _rows(report: Report) -> list[dict[str, Any]]:
         _row("ACC", "Clean accuracy", report.before.accuracy, report.after.accuracy, higher=True)
     ]
     for before, after in zip(report.before.probes, report.after.probes, strict=True):
-        name = f"probe {before.name}, target class {before.target_class}"
-        rows += [
-            _row("ASR", f"Attack success rate, {name}", before.asr, after.asr, higher=False),
-            _row("RA", f"Robust accuracy, {name}", before.ra, after.ra, higher=True),
-        ]
+        asr = _row("ASR", f"Attack success rate, probe {before.name}", before.asr, after.asr)
+        ra = _row("RA", f"Robust accuracy, probe {before.name}", before.ra, after.ra, higher=True)
+        rows += [{**row, "target": before.target_class} for row in (asr, ra)]
     return rows
 
 
@@ -124,13 +124,14 @@ def _searches(report: Report) -> list[dict[str, Any]]:
 
 
 def _row(
-    short: str, label: str, before: Proportion, after: Proportion, *, higher: bool
+    short: str, label: str, before: Proportion, after: Proportion, *, higher: bool = False
 ) -> dict[str, Any]:
     change = after.value - before.value
     return {
         "short": short,
         "label": label,
         "before": before,
+        "target": None,
         "after": after,
         "change": change,
         "good": None if change == 0 else (change > 0) == higher,
@@ -176,6 +177,17 @@ def _setting(value: Any) -> str:
         separator = "; " if any(isinstance(v, Mapping) for v in value) else ", "
         return separator.join(_setting(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _rounded(value: float) -> str:
+    """A figure of a stage: counts as they are, all else to three digits."""
+    whole = value.is_integer() or abs(value) >= 1000
+    return f"{value:,.0f}" if whole else f"{value:.3g}"
+
+
+def _anomaly(deviations: float) -> str:
+    """With a real minus sign, and none before a zero."""
+    return f"{round(deviations, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(share: float) -> str:

@@ -91,6 +91,7 @@ def write(run: Run, results: Results) -> Report:
         ),
         clean_data=inputs.clean_record,
         evaluation_data=inputs.evaluation_record,
+        class_names=list(inputs.evaluation.class_names),
         method=run.spec.method.model_dump(mode="json"),
         seed=run.spec.seed,
         device=device_name(run.device),

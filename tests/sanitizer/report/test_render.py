@@ -58,8 +58,50 @@ class Page(HTMLParser):
 
 def test_the_verdict_and_its_reasons_come_first() -> None:
     page = Page(render_page(build_report(), {}))
-    assert "Allowed Every measured trigger" in page.text
-    assert page.text.index("Allowed") < page.text.index("Figures")
+    assert "Allowed This is about the sanitized file, sanitized-wrn.pth.tar ;" in page.text
+    places = [page.text.index(each) for each in ("Allowed", "Every measured trigger", "Figures")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "told"),
+    [
+        (Verdict.ALLOWED, "It may be used as far as the policy of the request goes"),
+        (Verdict.BLOCKED, "Do not use it: it breaks the policy of the request."),
+        (Verdict.UNDECIDED, "do not use it before somebody has weighed what follows."),
+    ],
+    ids=list(Verdict),
+)
+def test_a_verdict_says_what_to_do_with_which_file(verdict: Verdict, told: str) -> None:
+    text = Page(render_page(build_report(verdict=verdict), {})).text
+    assert "the sanitized file, sanitized-wrn.pth.tar ; the uploaded one is as it was." in text
+    assert told in text
+
+
+def test_what_would_tell_more_is_said_where_it_was_not_done() -> None:
+    without = build_report((), verdict=Verdict.UNDECIDED)
+    text = Page(render_page(without, {})).text
+    assert "More would be known with triggers to measure ( probes )." in text
+    assert "A search for triggers can be asked for ( inspect )." in text
+    searched = build_report(verdict=Verdict.UNDECIDED).model_copy(
+        update={"inspections": build_inspections()}
+    )
+    text = Page(render_page(searched, {})).text
+    assert "More would be known" not in text
+    assert "can be asked for" not in text
+
+
+def test_classes_are_named_as_the_data_names_them() -> None:
+    names = ["plane", "1", "<b>bird</b>", "\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe"]
+    report = build_report().model_copy(
+        update={"class_names": names, "inspections": build_inspections(before=(3,))}
+    )
+    page = Page(render_page(report, {}))
+    assert "Attack success rate, probe grid, target class 0 plane" in page.text
+    assert "2 <b>bird</b> 71.60%" in page.text  # by class; escaped
+    assert "3 \N{RIGHT-TO-LEFT OVERRIDE}gnp.exe stood out before" in page.text
+    named = sum(tag == "bdi" for tag, _ in page.tags)
+    assert named == sum(tag == "bdi" for tag, _ in Page(render_page(build_report(), {})).tags) + 8
 
 
 def test_what_the_run_took_stands_with_what_was_done() -> None:
@@ -78,13 +120,12 @@ def test_what_the_run_took_stands_with_what_was_done() -> None:
 
 
 def test_what_a_stage_without_epochs_did_is_told() -> None:
-    pruning = StageRecord(
-        stage="prune", seconds=1.5, values={"pruned_channels": 18.0, "heldout_accuracy": 0.734}
-    )
+    values = {"pruned_channels": 18.0, "heldout_accuracy": 0.73399, "loss": 0.0123456}
+    pruning = StageRecord(stage="prune", seconds=1.5, values=values)
     report = build_report()
     page = render_page(report.model_copy(update={"stages": [*report.stages, pruning]}), {})
     told = " ".join(page.split())
-    assert "Prune: pruned channels 18, heldout accuracy 0.734." in told
+    assert "Prune: pruned channels 18, heldout accuracy 0.734, loss 0.0123." in told
     assert "Prune:" not in render_page(report, {})
 
 
@@ -297,6 +338,7 @@ def test_a_search_is_told_class_by_class_with_what_became_of_its_findings() -> N
     assert "That it finds nothing is no proof" in page.text
     assert "No trigger was searched for" not in page.text
     assert "For each class the smallest patch" in page.text
+    assert "alone says nothing" in page.text
     many = report.model_copy(update={"inspections": build_inspections(num_classes=100)})
     assert "For each of 10 of 100 classes the smallest patch" in Page(render_page(many, {})).text
 
@@ -316,7 +358,7 @@ def test_what_came_back_is_told_trigger_by_trigger_beside_its_control() -> None:
     assert "33.33%" in text
     assert "corner control, class 1 0.56%" in text
     assert "25 poisoned" in text
-    assert "but by copies that were retuned and thrown away" in text
+    assert "but for copies that were retuned and thrown away" in text
     assert "was not tried (the request can ask for it with durability" not in text
 
 
@@ -356,3 +398,20 @@ def test_a_search_for_the_choice_of_a_method_is_told_as_one() -> None:
     assert "No trigger was searched for" not in text
     both = report.model_copy(update={"inspections": build_inspections()})
     assert "searched to choose a method" not in Page(render_page(both, {})).text
+
+
+@pytest.mark.parametrize(
+    ("anomaly", "told"),
+    [(1.26, "1.3"), (-0.04, "0.0"), (-0.06, "\N{MINUS SIGN}0.1"), (0.0, "0.0")],
+    ids=str,
+)
+def test_an_anomaly_has_a_sign_where_it_is_one(anomaly: float, told: str) -> None:
+    inspections = build_inspections()
+    (first, *others) = inspections.before.classes
+    changed = first.model_copy(
+        update={"changes": [first.changes[0].model_copy(update={"anomaly": anomaly})]}
+    )
+    before = inspections.before.model_copy(update={"classes": [changed, *others]})
+    searched = inspections.model_copy(update={"before": before})
+    report = build_report().model_copy(update={"inspections": searched})
+    assert f"patch: 6.67%, anomaly {told} 6.67%" in Page(render_page(report, {})).text
