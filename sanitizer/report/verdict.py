@@ -253,9 +253,9 @@ def _retold(durability: Durability, policy: Policy) -> list[str]:
         )
     if durability.probes:
         sentences.append(
-            "Enough poisoned images put a backdoor into any model: what counts is the comparison, and "
-            "better than with another class is that with a clean model of the same kind, sanitized "
-            "in a job of its own with the same probes."
+            "Enough poisoned images put a backdoor into any model: what counts is the comparison, "
+            "and better than with another class is that with a clean model of the same kind, "
+            "sanitized in a job of its own with the same probes."
         )
     return sentences
 
@@ -385,8 +385,8 @@ def _is_more(with_trigger: Proportion, without: Proportion) -> bool:
 def _few(after: Evaluation, policy: Policy) -> list[str]:
     """What a rate of so few images leaves open, where it would even with none."""
     return [
-        f"Probe {probe.name}: of only {probe.asr.total} image{'s' if probe.asr.total > 1 else ''}, so that the attack success rate "
-        f"may be as high as {probe.asr.high:.0%}."
+        f"Probe {probe.name}: of only {probe.asr.total} image{'s' if probe.asr.total > 1 else ''}, "
+        f"so that the attack success rate may be as high as {probe.asr.high:.0%}."
         for probe in after.probes
         if _Z2 / (probe.asr.total + _Z2) > policy.max_asr
     ]
