@@ -321,20 +321,21 @@ def _by_figures(policy: Policy, before: Evaluation, after: Evaluation) -> Decisi
             f"Clean accuracy is {after.accuracy.value:.2%}; the policy asks for "
             f"{policy.min_accuracy:.2%}."
         )
-    over = [probe for probe in after.probes if probe.asr.value > policy.max_asr]
-    broken += [_over(probe, policy) for probe in over if _is_more(probe.asr, probe.natural_rate)]
+    unsure = []
+    for probe in after.probes:
+        if probe.asr.value > policy.max_asr:
+            if _is_more(probe.asr, probe.natural_rate):
+                broken.append(_over(probe, policy))
+            else:
+                unsure.append(
+                    f"{_over(probe, policy)} That is no more than chance makes of it: the trigger "
+                    "may do nothing, and the model may be wrong so often by itself. Allow for it "
+                    "in the policy (`max_asr`), or give more evaluation images."
+                )
     if broken:
-        return Decision(verdict=Verdict.BLOCKED, reasons=broken)
-    if over:
-        return Decision(
-            verdict=Verdict.UNDECIDED,
-            reasons=[
-                f"{_over(probe, policy)} That is no more than chance makes of it: the trigger may "
-                "do nothing, and the model may be wrong so often by itself. Allow for it in the "
-                "policy (`max_asr`), or give more evaluation images."
-                for probe in over
-            ],
-        )
+        return Decision(verdict=Verdict.BLOCKED, reasons=[*broken, *unsure])
+    if unsure:
+        return Decision(verdict=Verdict.UNDECIDED, reasons=unsure)
     if not after.probes:
         return Decision(
             verdict=Verdict.UNDECIDED,

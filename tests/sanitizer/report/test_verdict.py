@@ -82,6 +82,9 @@ def test_a_handful_of_images_blocks_none_and_says_what_it_leaves_open() -> None:
 
     assert decide(POLICY, GOOD, of(1, 15)).verdict is Verdict.UNDECIDED  # 6.7%, by one image
     assert decide(POLICY, GOOD, of(6, 100)).verdict is Verdict.BLOCKED
+    all_of_few = decide(Policy(min_accuracy=0.8), GOOD, of(3, 3))
+    assert all_of_few.verdict is Verdict.BLOCKED
+    assert "the attack success rate is 100.00%" in all_of_few.reasons[1]
     none = decide(POLICY, GOOD, of(0, 3))
     assert none.verdict is Verdict.ALLOWED
     assert none.reasons[-1].endswith("the attack success rate may be as high as 56%.")
