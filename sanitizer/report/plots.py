@@ -78,6 +78,8 @@ _STAGES = {
     "curve": "curve",
 }
 _DPI = 150
+LEAST_FOLD = 100.0
+"""How far losses must lie apart for logarithms."""
 _MAX_NAME = 14
 
 _Point = tuple[str, Mapping[str, float]]
@@ -115,7 +117,7 @@ def plot_curves(report: Report) -> bytes:
     wider = 0.08 * max(0, max(map(len, names)) - 8) if len(names) > 1 else 0
     with _figure(8.4 + wider, 5.6 + 0.6 * max(0, len(names) - 4)) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
-        _draw_losses(top, points)
+        draw_losses(top, points)
         draw_shares(bottom, points)
         _mark_stages((top, bottom), [stage for stage, _ in points])
         bottom.set_xlabel("epoch")
@@ -318,7 +320,7 @@ def plot_screening(classes: Sequence[Shown], class_names: Sequence[str]) -> byte
                     _show(place, image)
             rows[0][0].axis("on")
             _show(rows[0][0], _on_grey(each.trace))
-            rows[0][0].set_title(f"{target}: in common", fontsize=8.5)
+            rows[0][0].set_title(f"{target}\nin common", fontsize=7.5)
             rows[0][1].set_title("left out", fontsize=8.5, fontweight="normal")
             rows[1][1].set_title("kept", fontsize=8.5, fontweight="normal")
         return _png(figure)
@@ -360,12 +362,14 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_losses(axes: Axes, points: Sequence[_Point]) -> None:
+def draw_losses(axes: Axes, points: Sequence[_Point]) -> None:
+    """Loss and its terms, by epoch."""
     for number, (key, (color, label)) in enumerate(_LOSSES.items()):
         _draw_line(axes, points, key, color, label, _MARKERS[number], "-" if not number else "--")
-    # The terms of a distillation loss lie orders of magnitude apart.
+    # The terms of a distillation loss lie orders of magnitude apart. Where all lie close together
+    # such an axis has no number.
     drawn = [values[key] for _, values in points for key in _LOSSES if key in values]
-    if drawn and min(drawn) > 0:
+    if drawn and 0 < LEAST_FOLD * min(drawn) < max(drawn):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())

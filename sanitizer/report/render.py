@@ -1,14 +1,16 @@
 """A report as one HTML page that needs nothing else: styles and pictures are in it."""
 
 import base64
+import re
 import struct
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
-from sanitizer.report.model import SUSPICIOUS_ANOMALY, Proportion, Report
+from sanitizer.report.model import SUSPICIOUS_ANOMALY, Proportion, Report, TryOutcome
 
 _PICTURES = {
     # By the start of a picture's name: heading, and what somebody is told who does not see it.
@@ -45,6 +47,7 @@ _PICTURES = {
         "the triggered ones, before and after.",
     ),
 }
+_BACKTICKS = re.compile("`([^`]+)`")
 UNEXPECTED_CODES = ("preparation_suspected", "class_order_suspected")
 """Warnings with which images are not screened; a test holds them against
 `sanitizer.stages.expect`."""
@@ -74,12 +77,14 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         figure=_setting,
         rounded=_rounded,
         anomaly=_anomaly,
+        code=_code,
     )
     source = (files("sanitizer.report") / "page.html.jinja").read_text(encoding="utf-8")
     page = environment.from_string(source)
     return page.render(
         report=report,
         rows=_rows(report),
+        kept=next((e.method for e in report.tries or () if e.outcome is TryOutcome.KEPT), None),
         settings=list(_flattened(report.method).items()),
         searches=_searches(report),
         suspicious_anomaly=SUSPICIOUS_ANOMALY,
@@ -177,6 +182,11 @@ def _setting(value: Any) -> str:
         separator = "; " if any(isinstance(v, Mapping) for v in value) else ", "
         return separator.join(_setting(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _code(text: str) -> Markup:
+    """What stands between backticks as code."""
+    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _rounded(value: float) -> str:

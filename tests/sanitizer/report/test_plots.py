@@ -1,12 +1,15 @@
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from sanitizer.report.model import ChangeFamily, Report, StageRecord
 from sanitizer.report.plots import (
+    draw_losses,
     draw_shares,
     in_lines,
     plot_before_after,
@@ -14,6 +17,7 @@ from sanitizer.report.plots import (
     plot_durability,
     plot_examples,
     plot_inspection,
+    plot_screening,
 )
 
 from .builders import build_durability, build_images, build_inspections, build_report
@@ -148,3 +152,38 @@ def test_what_came_back_is_drawn_probe_by_probe(probes: int) -> None:
     drawn = plot_durability(build_durability(probes=names))
     assert has_color(drawn, "#D55E00")
     assert drawn != plot_durability(build_durability(clean=900, probes=names))
+
+
+@pytest.mark.parametrize(("last", "scale"), [(1.3, "linear"), (0.01, "log")], ids=["near", "far"])
+def test_losses_have_numbers_however_close_they_lie(last: float, scale: str) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    draw_losses(axes, [("finetune", {"loss": 2.07}), ("finetune", {"loss": last})])
+    assert axes.get_yscale() == scale
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    shown = [
+        label
+        for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if low <= place <= high
+    ]
+    assert len([label for label in shown if label.get_text()]) >= 2
+
+
+@dataclass(frozen=True)
+class Pictured:
+    target: int
+    left_out: NDArray[np.uint8]
+    kept: NDArray[np.uint8]
+    trace: NDArray[np.float64]
+
+
+def test_a_long_class_name_stands_over_the_line_that_says_left_out() -> None:
+    shown = [Pictured(0, build_images(4), build_images(4), np.zeros((3, 16, 16)))]
+    one, other = (
+        np.asarray(picture(plot_screening(shown, [name])))
+        for name in ("stop sign road", "road sign stop")  # as wide as each other
+    )
+    differ = np.flatnonzero((one != other).any(axis=(1, 2)))
+    left_out = np.flatnonzero((one[:, one.shape[1] // 5 :] < 128).any(axis=(1, 2)))
+    assert differ.max() < left_out.min()

@@ -15,7 +15,7 @@ from sanitizer.report.model import (
     Verdict,
     WarningRecord,
 )
-from sanitizer.report.plots import plot_before_after
+from sanitizer.report.plots import plot_before_after, plot_curves
 from sanitizer.report.render import UNEXPECTED_CODES, render_page
 from sanitizer.stages.expect import ORDER, PREPARATION
 from tests.reports import make_cost
@@ -97,9 +97,9 @@ def test_classes_are_named_as_the_data_names_them() -> None:
         update={"class_names": names, "inspections": build_inspections(before=(3,))}
     )
     page = Page(render_page(report, {}))
-    assert "Attack success rate, probe grid, target class 0 plane" in page.text
-    assert "2 <b>bird</b> 71.60%" in page.text  # by class; escaped
-    assert "3 \N{RIGHT-TO-LEFT OVERRIDE}gnp.exe stood out before" in page.text
+    assert "Attack success rate, probe grid, target class 0 ( plane )" in page.text
+    assert "2 ( <b>bird</b> ) 71.60%" in page.text  # by class; escaped
+    assert "3 ( \N{RIGHT-TO-LEFT OVERRIDE}gnp.exe ) stood out before" in page.text
     named = sum(tag == "bdi" for tag, _ in page.tags)
     assert named == sum(tag == "bdi" for tag, _ in Page(render_page(build_report(), {})).tags) + 8
 
@@ -306,6 +306,13 @@ def test_what_came_from_outside_is_escaped() -> None:
     assert "alert(1)" in page.text
 
 
+def test_what_stands_between_backticks_is_code_and_escaped() -> None:
+    warning = WarningRecord(code="x", message="Set `screen` to <b>`false & none`</b>.")
+    html = render_page(build_report(warnings=(warning,)), {})
+    told = "Set <code>screen</code> to &lt;b&gt;<code>false &amp; none</code>&lt;/b&gt;."
+    assert told in html
+
+
 def test_headings_and_tables_are_marked_up_for_screen_readers() -> None:
     page = Page(render_page(build_report(), {}))
     assert page.all("html") == [{"lang": "en"}]
@@ -382,8 +389,13 @@ def test_every_method_that_was_tried_is_told_with_why_it_was_kept_or_not() -> No
         Tried("fst", left_out="It would have taken about 90 s more; of 60 s 12 were left."),
     ]
     report = build_report().model_copy(update={"tries": records_of(tried)})
-    page = Page(render_page(report, {}))
+    page = Page(render_page(report, {"curves.png": plot_curves(report)}))
     assert "Methods that were tried" in page.text
+    assert "method argd, which kept ft_sam" in page.text
+    assert (
+        "During training Of all methods that were tried, one after another; ft_sam was kept."
+        in (page.text)
+    )
     assert "argd dropped 80.00%" in page.text
     assert "ft_sam kept 84.00%" in page.text
     assert "fst left out none none none It would have taken about 90 s more" in page.text
