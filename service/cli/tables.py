@@ -32,7 +32,7 @@ def figure_rows(before: Figures, after: Figures) -> list[tuple[str, float, float
 
 def figures_table(before: Figures, after: Figures, title: str | None = None) -> "Table":
     """ACC, and ASR and RA of each probe, before and after."""
-    table = _table(title, [""], ["before", "after", "change"])
+    table = _table(title, [""], ["before", "after", "change"], figures=True)
     for name, earlier, later in figure_rows(before, after):
         points = 100 * (later - earlier)
         table.add_row(escape(plain(name)), share(earlier), share(later), f"{points:+.2f}")
@@ -47,6 +47,7 @@ def demo_table(
         title,
         [""],
         ["before", "after", "change", "before, by the service", "after, by the service"],
+        figures=True,
     )
     rows = zip(figure_rows(*independent), figure_rows(*service), strict=True)
     for (name, earlier, later), (_, own_earlier, own_later) in rows:
@@ -137,14 +138,22 @@ def _minute(time: str) -> str:
     return time[:16].replace("T", " ")
 
 
-def _table(title: str | None, left: Sequence[str], right: Sequence[str]) -> "Table":
+def _table(
+    title: str | None, left: Sequence[str], right: Sequence[str], *, figures: bool = False
+) -> "Table":
+    """Columns of text, then of numbers.
+
+    Args:
+        figures: Whether the numbers matter most and must stay whole; else the first column, of ids.
+    """
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=not figures)
     for number, name in enumerate(left):
-        # What does not fit is wrapped, but for the first column: an id must stay whole.
-        table.add_column(name, no_wrap=number == 0, overflow="fold")
+        # What does not fit is wrapped, but for ids.
+        table.add_column(name, no_wrap=not figures and number == 0, overflow="fold")
     for name in right:
-        table.add_column(name, justify="right")
+        # A column's name may wrap where its numbers may not: 100.00% has 7 characters.
+        table.add_column(name, justify="right", min_width=7 if figures else None)
     return table

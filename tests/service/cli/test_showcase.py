@@ -5,7 +5,7 @@ from rich.console import Console
 
 from service.cli.answers import Figures, ProbeFigures
 from service.cli.showcase import Outcome
-from service.cli.tables import demo_table
+from service.cli.tables import demo_table, figures_table
 
 
 def figures(accuracy: float, asr: float, ra: float = 0.5) -> Figures:
@@ -37,3 +37,20 @@ def test_the_table_has_both_measurements_of_every_figure() -> None:
     assert "After 9 seconds" in text
     for shown in ("95.00%", "75.00%", "-20.00", "90.00%", "70.00%", "+20.00", "80.00%"):
         assert shown in text
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_figure_is_cut_on_a_narrow_terminal(width: int) -> None:
+    long = "a-probe-whose-name-has-forty-characters-"
+    probe = ProbeFigures(name=long, asr=1.0, ra=0.0)
+    before = Figures(accuracy=0.9876, probes=[probe])
+    after = Figures(accuracy=0.9765, probes=[probe.model_copy(update={"asr": 0.0})])
+    both = (before, after)
+    for table in (figures_table(before, after), demo_table(both, both, "After 9 seconds")):
+        file = io.StringIO()
+        Console(file=file, width=width, soft_wrap=True).print(table)
+        lines = file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        for shown in ("98.76%", "97.65%", "-1.11", "100.00%", "0.00%", "-100.00"):
+            assert any(shown in line.split() for line in lines)
+        assert "…" not in file.getvalue()
