@@ -21,6 +21,14 @@ def test_whoever_opens_the_address_is_led_to_the_documentation(anonymous: httpx.
     assert "swagger" in anonymous.get("/docs").text
 
 
+def test_documentation_without_a_network_says_where_else_it_is(anonymous: httpx.Client) -> None:
+    page = anonymous.get("/docs").text
+    before_scripts = page[page.index('<div id="swagger-ui">') : page.index("</div>")]
+    assert '<a href="/openapi.json">the OpenAPI document</a>' in before_scripts
+    assert '<html lang="en">' in page
+    assert "tiangolo" not in page
+
+
 def test_unknown_path_is_a_problem(client: httpx.Client) -> None:
     assert read_problem(client.get("/v1/nothing")) == problem(
         "not_found",
