@@ -127,23 +127,29 @@ def plot_curves(report: Report) -> bytes:
 
 def plot_before_after(report: Report) -> bytes:
     """ACC, and ASR and RA of each probe, before and after, with 95% intervals; PNG."""
-    before, after = _bars(report.before), _bars(report.after)
-    with _figure(max(5.2, 2.2 + 1.3 * len(before)), 3.6) as figure:
-        axes = figure.subplots()
+    bars = list(zip(_bars(report.before), _bars(report.after), strict=True))
+    # In rows, since a page shows a picture no wider than itself: ACC, and three probes in each.
+    rows = [bars[:7], *(bars[start : start + 6] for start in range(7, len(bars), 6))]
+    count = len(rows[0])
+    with _figure(max(5.2, 2.2 + 1.3 * count), 0.6 + 3.0 * len(rows)) as figure:
+        panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
         width = 0.38
-        for offset, bars, filled in ((-0.5, before, False), (0.5, after, True)):
-            for place, (_, color, share) in enumerate(bars):
-                x = place + offset * (width + 0.02)
-                _draw_bar(axes, x, width, share, color, filled=filled)
-        axes.set_xticks(range(len(before)), [label for label, _, _ in before], color=_INK)
-        axes.tick_params(axis="x", length=0)
-        _percent_axis(axes)
-        axes.set_ylim(0, 1.12)
-        axes.set_xlim(-0.6, len(before) - 0.4)
-        axes.set_title("Before and after, with 95% intervals")
+        for axes, row in zip(panels, rows, strict=True):
+            for place, pair in enumerate(row):
+                for offset, (_, color, share), filled in zip(
+                    (-0.5, 0.5), pair, (False, True), strict=True
+                ):
+                    x = place + offset * (width + 0.02)
+                    _draw_bar(axes, x, width, share, color, filled=filled)
+            axes.set_xticks(range(len(row)), [label for (label, _, _), _ in row], color=_INK)
+            axes.tick_params(axis="x", length=0)
+            _percent_axis(axes)
+            axes.set_ylim(0, 1.12)
+            axes.set_xlim(-0.6, count - 0.4)
+        panels[0].set_title("Before and after, with 95% intervals")
         key = [
-            axes.bar(0, 0, color="white", edgecolor=_INK, hatch="////", label="before"),
-            axes.bar(0, 0, color=_INK, edgecolor=_INK, label="after"),
+            panels[0].bar(0, 0, color="white", edgecolor=_INK, hatch="////", label="before"),
+            panels[0].bar(0, 0, color=_INK, edgecolor=_INK, label="after"),
         ]
         figure.legend(handles=key, loc="outside upper right", ncols=2)
         return _png(figure)

@@ -178,6 +178,15 @@ class Pictured:
     trace: NDArray[np.float64]
 
 
+def test_bars_of_many_probes_stand_in_rows_of_the_width_of_a_page() -> None:
+    sizes = [
+        picture(plot_before_after(build_report(tuple(f"probe-{n}" for n in range(count))))).size
+        for count in (3, 4, 8)
+    ]
+    assert len({width for width, _ in sizes}) == 1
+    assert sizes[0][1] < sizes[1][1] < sizes[2][1]
+
+
 def test_a_long_class_name_stands_over_the_line_that_says_left_out() -> None:
     shown = [Pictured(0, build_images(4), build_images(4), np.zeros((3, 16, 16)))]
     one, other = (
