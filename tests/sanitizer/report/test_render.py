@@ -165,6 +165,7 @@ def test_a_report_of_several_probes_names_each() -> None:
 def test_a_report_without_probes_says_that_no_trigger_was_measured() -> None:
     text = Page(render_page(build_report(()), {})).text
     assert "No trigger was given, so no attack success rate was measured." in text
+    assert "not whether a backdoor was or is there." in text
     assert "Attack success rate" not in text
 
 
@@ -211,6 +212,9 @@ def test_what_the_model_fell_for_stands_before_and_after() -> None:
     assert told.count("speaks for a backdoor") == 2  # in the caption, too
     assert "Models without a backdoor fall for some, too" in told
     assert "What the model fell for" not in silent
+    blind = build_report(()).model_copy(update={"misleading": found})
+    told = Page(render_page(blind, {})).text
+    assert "was or is there; that is told by what the model fell for, as far as such" in told
 
 
 def test_hashes_data_settings_and_warnings_are_there() -> None:
