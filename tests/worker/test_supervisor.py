@@ -514,7 +514,8 @@ def test_child_that_cannot_be_ended_keeps_its_slot_but_not_its_job(
     for name, seconds in (("REAP", 0.2), ("JOIN", 0.1)):
         monkeypatch.setattr(f"worker.child.{name}_SECONDS", seconds)
     monkeypatch.setattr("worker.supervisor.LAST_WORD_SECONDS", 0.1)
-    monkeypatch.setattr("os.killpg", lambda *_: None)
+    for call in ("os.killpg", "worker.descendants.kill_below"):
+        monkeypatch.setattr(call, lambda *_: None)
     job_id = bench.add_job()
     supervisor = bench.supervisor("succeed_once_allowed")
     monkeypatch.setattr(bench, "supervisor", lambda *_: supervisor)
