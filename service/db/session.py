@@ -32,6 +32,9 @@ _POSTGRESQL_SESSION = {
     "tcp_user_timeout": "20000",
     # Whoever waits for such a lock meanwhile is told so, and tries again.
     "lock_timeout": "10s",
+    # Statements are planned for the values they come with. From the tenth time on the server would
+    # plan them for any value, as if as many jobs waited as have ended, and read through them all.
+    "plan_cache_mode": "force_custom_plan",
 }
 """Of the server, for our sessions; what PGOPTIONS says goes before, and before that the URL."""
 
