@@ -74,7 +74,7 @@ class Collector:
                 if self._is_stopping():
                     return removed
                 with transaction(self._sessions) as session:
-                    named = _named(session, [each.key for each in batch])
+                    named = find_named(session, [each.key for each in batch])
                 for each in batch:
                     if each.key not in named:
                         removed += self._remove(each)
@@ -111,7 +111,7 @@ def make_collecting(
     return Periodic("collect", collector.run, COLLECT_SECONDS, first_after=first_after)
 
 
-def _named(session: Session, keys: list[str]) -> set[str]:
+def find_named(session: Session, keys: list[str]) -> set[str]:
     """Those of the keys that a row points at."""
     query: CompoundSelect[str | None] = union_all(
         # Files of deleted models and data sets should be gone.

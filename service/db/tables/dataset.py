@@ -32,7 +32,7 @@ class Dataset(Base):
     filename: Mapped[str | None] = mapped_column(String(255))
     bytes: Mapped[int | None] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
-    storage_key: Mapped[str | None] = mapped_column(String(300))
+    storage_key: Mapped[str | None] = mapped_column(String(300), index=True)
     reference: Mapped[str | None] = mapped_column(String(2000))
     class_names: Mapped[list[str] | None] = mapped_column(Json)
     """Folder names in the order of a model's outputs; none: numbers by value, else sorted."""

@@ -96,7 +96,7 @@ class Job(Base):
     """No worker takes it earlier, and no message is sent; none: at once."""
     device: Mapped[str | None] = mapped_column(String(10))
     """The kind of device it asks for (`cpu`, `cuda`); none: whatever the worker has."""
-    checkpoint_key: Mapped[str | None] = mapped_column(String(300))
+    checkpoint_key: Mapped[str | None] = mapped_column(String(300), index=True)
     """Where in the store the last checkpoint of its run lies, for a worker on another host."""
     checkpoint_sha256: Mapped[str | None] = mapped_column(String(64))
     traceparent: Mapped[str | None] = mapped_column(String(55))

@@ -21,7 +21,7 @@ class Model(Base):
     filename: Mapped[str] = mapped_column(String(255))
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
-    storage_key: Mapped[str] = mapped_column(String(300))
+    storage_key: Mapped[str] = mapped_column(String(300), index=True)
     options: Mapped[dict[str, Any]] = mapped_column(Json)
     """A `sanitizer.spec.ModelOptions`: architecture, input size, mean, std."""
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", Json, default=dict)

@@ -1,15 +1,17 @@
 """What is read where there are many rows: those that are asked for, not all that ever were."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from service.db.session import SessionFactory, make_engine, make_session_factory, transaction
 from service.jobs.repository import JobRepository
 from tests.builders import add_job
 from tests.databases import on_postgresql
+from worker.collect import find_named
 
 ENDED = 3000
 FEW = 50
@@ -20,7 +22,7 @@ REPEATS = 12
 
 @pytest.fixture
 def many_jobs(sessions: SessionFactory) -> str:
-    """Many jobs have ended, and one waits; its id."""
+    """Many jobs have ended and left a model and a file each, and one waits; its id."""
     with transaction(sessions) as session:
         job = add_job(session)
         columns = ", ".join(
@@ -32,33 +34,43 @@ def many_jobs(sessions: SessionFactory) -> str:
                 f"'succeeded', {columns} FROM jobs, generate_series(1, {ENDED}) n"
             )
         )
-    _analyze(sessions)
-    return job.id
-
-
-def _analyze(sessions: SessionFactory) -> None:
+        session.execute(
+            text(
+                "INSERT INTO artifacts (id, job_id, name, kind, media_type, bytes, sha256, "
+                "storage_key, created_at) SELECT 'artifact_' || id, id, 'model.pt', 'model', '', "
+                "4, '', 'jobs/' || id || '/artifact_1', created_at FROM jobs"
+            )
+        )
+        session.execute(
+            text(
+                "INSERT INTO models (id, tenant_id, name, filename, bytes, sha256, storage_key, "
+                "options, metadata, source_job_id, created_at) SELECT 'model_' || job_id, "
+                "tenant_id, '', '', 4, '', storage_key, '{}', '{}', job_id, jobs.created_at "
+                "FROM jobs JOIN artifacts ON jobs.id = job_id"
+            )
+        )
     with transaction(sessions) as session:
         session.execute(text("ANALYZE"))
+    return job.id
 
 
 def _rows_read(sessions: SessionFactory, work: Callable[[Session], object]) -> int:
     """How many rows of all tables a piece of work reads, once it was done some times before."""
     engine = make_engine(sessions.kw["bind"].url.render_as_string(hide_password=False))
-    try:
-        with engine.connect() as connection:
-            on_one_connection = make_session_factory(engine)
-            for _ in range(REPEATS):
-                with on_one_connection(bind=connection) as session, session.begin():
-                    work(session)
-                    read = session.scalar(
-                        text(
-                            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) "
-                            "FROM pg_stat_xact_user_tables"
-                        )
-                    )
-    finally:
-        engine.dispose()
-    return int(read or 0)
+    on_one_connection = make_session_factory(engine)
+    with engine.connect() as connection:
+        for _ in range(REPEATS):
+            with on_one_connection(bind=connection) as session, session.begin():
+                before = _rows_read_so_far(session)
+                work(session)
+                read = _rows_read_so_far(session) - before
+    engine.dispose()
+    return read
+
+
+def _rows_read_so_far(session: Session) -> int:
+    counts = "sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))"
+    return int(session.scalar(text(f"SELECT {counts} FROM pg_stat_xact_user_tables")) or 0)
 
 
 @on_postgresql
@@ -73,3 +85,28 @@ def test_job_that_waits_is_found_without_a_look_at_those_that_have_ended(
 
     assert _rows_read(sessions, look) < FEW
     assert set(found) == {many_jobs}
+
+
+@on_postgresql
+@pytest.mark.usefixtures("many_jobs")
+def test_rows_of_a_file_are_found_by_its_name(sessions: SessionFactory) -> None:
+    keys = ["jobs/job_0100001/artifact_1", "jobs/job_0100002/artifact_1", "jobs/job_x/artifact_1"]
+    found = []
+    assert _rows_read(sessions, lambda session: found.append(find_named(session, keys))) < FEW
+    assert found == [set(keys[:2])] * REPEATS
+
+
+def test_rows_of_a_file_are_found_by_its_name_on_sqlite(sessions: SessionFactory) -> None:
+    plans: list[str] = []
+
+    def explain(_connection: object, cursor: Any, statement: str, values: Any, *_: object) -> None:
+        rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)
+        plans.extend(row[3] for row in rows)
+
+    event.listen(sessions.kw["bind"], "before_cursor_execute", explain)
+    with transaction(sessions) as session:
+        find_named(session, ["jobs/job_1/artifact_1", "jobs/job_1/checkpoint_1"])
+    assert sorted(plan.partition(" USING")[0] for plan in plans if " USING" in plan) == [
+        f"SEARCH {table}" for table in ("artifacts", "datasets", "jobs", "models")
+    ]
+    assert [plan for plan in plans if plan.startswith("SCAN")] == []
