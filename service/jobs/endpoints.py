@@ -236,7 +236,7 @@ def delete(job_id: JobId, caller: Writer, session: WriteSession) -> None:
     The sanitized model stays; it is a model like any other. Estimates of later jobs no longer rest
     on what this one took.
     """
-    job = _job(session, caller, job_id)
+    job = _outline(session, caller, job_id)
     with _refusals():
         keys = jobs.delete(session, job.id)
     for key in keys:
@@ -361,7 +361,7 @@ async def events(
 
     def read() -> JobEventList:
         with transaction(services.sessions) as session:
-            _job(session, caller, job_id)
+            _outline(session, caller, job_id)
             size = coerce_limit(limit, MAX_EVENTS)
             rows = JobRepository.from_session(session).events(job_id, after=start, limit=size + 1)
         page = [views.event_out(row) for row in rows[:size]]
@@ -377,7 +377,7 @@ async def events(
 
         def check() -> None:
             with transaction(services.sessions) as session:
-                _job(session, caller, job_id)
+                _outline(session, caller, job_id)
 
         await run_in_threadpool(check)
         return stream.response(services, caller, job_id, after=start)
@@ -408,7 +408,7 @@ def metrics(
     A training that begins again, more gently or after an interruption, tells its epochs again:
     figures that differ come once more behind all others, and the page before has them no longer.
     """
-    job = _job(session, caller, job_id)
+    job = _outline(session, caller, job_id)
     size = coerce_limit(limit, MAX_METRICS)
     rows = JobRepository.from_session(session).metrics(
         job.id, name=name, after=_row_number(after), limit=size + 1
@@ -433,7 +433,7 @@ def metrics(
 )
 def artifacts(job_id: JobId, caller: Reader, session: ReadSession) -> ArtifactList:
     """The files that a job left: model, report, plots. None before it has succeeded."""
-    job = _job(session, caller, job_id)
+    job = _outline(session, caller, job_id)
     rows = JobRepository.from_session(session).artifacts(job.id)
     return ArtifactList(
         object="list",
@@ -467,7 +467,7 @@ async def download(
 
     def find() -> Artifact:
         with transaction(services.sessions) as session:
-            _job(session, caller, job_id)
+            _outline(session, caller, job_id)
             rows = JobRepository.from_session(session).artifacts(job_id)
         for row in rows:
             if row.id == artifact_id:
@@ -512,7 +512,7 @@ async def report(
 
     def find() -> Artifact:
         with transaction(services.sessions) as session:
-            job = _job(session, caller, job_id)
+            job = _outline(session, caller, job_id)
             rows = JobRepository.from_session(session).artifacts(job_id)
         for row in rows:
             if row.kind == kind:
@@ -547,6 +547,14 @@ def _refusals() -> Iterator[None]:
 
 def _job(session: Session, caller: Caller, job_id: str) -> Job:
     job = JobRepository.from_session(session).get(job_id, tenant_id=caller.tenant_id)
+    if job is None:
+        raise errors.JobNotFound(job_id)
+    return job
+
+
+def _outline(session: Session, caller: Caller, job_id: str) -> Job:
+    """A job without its request."""
+    job = JobRepository.from_session(session).get_outline(job_id, tenant_id=caller.tenant_id)
     if job is None:
         raise errors.JobNotFound(job_id)
     return job

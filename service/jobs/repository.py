@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, type_coerce, update
+from sqlalchemy import ColumnElement, Text, and_, delete, func, literal, select, type_coerce, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, defer
 
 from sanitizer.report.model import Verdict
+from service.db.base import Json
 from service.db.repository import Repository
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Model, WorkerRecord
 
@@ -50,6 +51,9 @@ class RequestHead:
         )
 
 
+_WITHOUT_REQUEST = defer(Job.request, raiseload=True)
+
+
 class JobRepository(Repository):
     """Jobs, and what hangs on them."""
 
@@ -61,6 +65,11 @@ class JobRepository(Repository):
         if tenant_id is not None:
             query = query.where(Job.tenant_id == tenant_id)
         return self._session.scalar(query)
+
+    def get_outline(self, job_id: str, *, tenant_id: str) -> Job | None:
+        """A job of the tenant without its request, which may hold megabytes of pictures."""
+        query = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id)
+        return self._session.scalar(query.options(_WITHOUT_REQUEST))
 
     def status_of(self, job_id: str) -> JobStatus | None:
         """The status alone, without the row; none: there is no such job."""
@@ -85,20 +94,21 @@ class JobRepository(Repository):
         query = select(Job).where(Job.tenant_id == tenant_id, *self._conditions(wanted))
         if after is not None:
             query = query.where(Job.id < after)
-        query = query.options(defer(Job.request, raiseload=True))
+        query = query.options(_WITHOUT_REQUEST)
         return list(self._session.scalars(query.order_by(Job.id.desc()).limit(limit)))
 
     def request_heads(self, job_ids: Collection[str]) -> dict[str, RequestHead]:
-        """What lists show of the requests of jobs, by the job's id; the database reads them."""
-        request = Job.request
-        query = select(
-            Job.id,
-            request[("method", "name")],
-            request["seed"],
-            request["clean_data"],
-            request["evaluation_data"],
-        ).where(Job.id.in_(job_ids))
-        return {job_id: RequestHead(*head) for job_id, *head in self._session.execute(query)}
+        """What lists show of the requests of jobs, by the job's id.
+
+        The database takes the probes' pictures out: it reads a request once for that, and would
+        read it once for each field that is asked for.
+        """
+        if self.dialect == "postgresql":
+            rest = type_coerce(Job.request, postgresql.JSONB).op("-")(literal("probes", Text))
+        else:
+            rest = func.json_remove(Job.request, "$.probes")
+        query = select(Job.id, type_coerce(rest, Json)).where(Job.id.in_(job_ids))
+        return {job_id: RequestHead.of(request) for job_id, request in self._session.execute(query)}
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[JobEvent]:
         """Events behind the sequence number `after`, oldest first."""

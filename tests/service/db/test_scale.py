@@ -1,5 +1,6 @@
 """What is read where there are many rows: those that are asked for, not all that ever were."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from service.db.session import SessionFactory, make_engine, make_session_factory, transaction
-from service.jobs.repository import JobRepository
+from service.jobs.repository import JobRepository, RequestHead
 from tests.builders import add_job
 from tests.databases import on_postgresql
 from worker.collect import find_named
@@ -73,6 +74,12 @@ def _rows_read_so_far(session: Session) -> int:
     return int(session.scalar(text(f"SELECT {counts} FROM pg_stat_xact_user_tables")) or 0)
 
 
+def _parts_read_so_far(session: Session) -> int:
+    """Of values that are too large for a row, in parts of 2 kB."""
+    query = "SELECT sum(idx_tup_fetch) FROM pg_stat_xact_all_tables WHERE schemaname = 'pg_toast'"
+    return int(session.scalar(text(query)) or 0)
+
+
 @on_postgresql
 def test_job_that_waits_is_found_without_a_look_at_those_that_have_ended(
     sessions: SessionFactory, many_jobs: str
@@ -110,3 +117,19 @@ def test_rows_of_a_file_are_found_by_its_name_on_sqlite(sessions: SessionFactory
         f"SEARCH {table}" for table in ("artifacts", "datasets", "jobs", "models")
     ]
     assert [plan for plan in plans if plan.startswith("SCAN")] == []
+
+
+@on_postgresql
+def test_heads_of_requests_with_pictures_are_read_once(sessions: SessionFactory) -> None:
+    pixels = [[list(os.urandom(3)) for _ in range(64)] for _ in range(64)]
+    probe = {"kind": "patch", "target_class": 0, "row": 0, "column": 0, "pixels": pixels}
+    with transaction(sessions) as session:
+        job = add_job(session, probes=[probe])
+    with transaction(sessions) as session:
+        size = int(session.scalar(text("SELECT pg_column_size(request) FROM jobs")) or 0)
+        before = _parts_read_so_far(session)
+        heads = JobRepository.from_session(session).request_heads([job.id])
+        read = _parts_read_so_far(session) - before
+    assert heads == {job.id: RequestHead.of(job.request)}
+    assert size > 10_000
+    assert 0 < read <= size / 1900 + 1

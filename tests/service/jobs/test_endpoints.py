@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from fastapi import FastAPI
 from pydantic import SecretStr
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sanitizer.errors import Fault
@@ -939,6 +939,45 @@ def test_wrong_cursor_of_figures_is_refused(client: httpx.Client, after: str) ->
     job = make_job(client)
     answer = client.get(job["links"]["metrics"], params={"after": after})
     assert code_and_pointers(answer) == (422, "invalid_request", ["/query/after"])
+
+
+@pytest.fixture
+def statements(settings: Settings) -> list[str]:
+    """What is sent to the database, as it comes."""
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(settings.sessions.kw["bind"], "before_cursor_execute", note)
+    return sent
+
+
+@pytest.mark.parametrize("what", ["events", "metrics", "artifacts", "report"])
+def test_what_hangs_on_a_job_is_read_without_its_request(
+    client: httpx.Client, statements: list[str], what: str
+) -> None:
+    """Which may hold megabytes of pictures, and clients poll."""
+    job_id = make_job(client)["id"]
+    statements.clear()
+    client.get(f"/v1/jobs/{job_id}/{what}")
+    assert any("FROM jobs" in statement for statement in statements)
+    assert not any("jobs.request" in statement for statement in statements)
+
+
+def test_list_takes_as_many_statements_for_many_jobs_as_for_few(
+    client: httpx.Client, statements: list[str]
+) -> None:
+    body = job_body(client)
+    counts = []
+    for jobs_made in (2, 20):
+        for _ in range(jobs_made):
+            assert client.post("/v1/jobs", json=body).status_code == 202
+        client.get("/v1/jobs")  # from here on the use of the key is not noted again
+        statements.clear()
+        client.get("/v1/jobs", params={"limit": 100})
+        counts.append(len(statements))
+    assert counts[0] == counts[1]
 
 
 def test_artifacts_are_listed_and_downloaded(
