@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import JSON, DateTime, MetaData, String
@@ -34,6 +34,7 @@ Json: TypeEngine[Any] = JSON(none_as_null=True).with_variant(JSONB(none_as_null=
 """JSON, as JSONB on PostgreSQL."""
 
 Id = String(48)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Base(DeclarativeBase):
@@ -53,6 +54,18 @@ class Base(DeclarativeBase):
 def utc_now() -> datetime:
     """Now, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def first_id(prefix: str, moment: datetime, later: timedelta = timedelta(0)) -> str:
+    """Not above any id that `new_id` gives from a moment on, and above all from before it.
+
+    Args:
+        prefix: As of `new_id`.
+        moment: Any; the first ids of all are of 1970.
+        later: Added to it, also where the sum is no `datetime` any more.
+    """
+    milliseconds = (moment - _EPOCH + later) // timedelta(milliseconds=1)
+    return f"{prefix}_{max(0, milliseconds) << 80:032x}"
 
 
 def new_id(prefix: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Text, and_, delete, func, literal, select, type_coerce, update
@@ -10,9 +10,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, defer
 
 from sanitizer.report.model import Verdict
-from service.db.base import Json
+from service.db.base import Json, first_id
 from service.db.repository import Repository
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Model, WorkerRecord
+
+CLOCK_MOVES = timedelta(minutes=1)
+"""How far a clock may be set between the id of a job and its `created_at`, drawn one after the
+other."""
 
 
 @dataclass(frozen=True)
@@ -315,10 +319,11 @@ class JobRepository(Repository):
             conditions.append(Job.verdict.in_(wanted.verdicts))
         if wanted.model_id is not None:
             conditions.append(Job.model_id == wanted.model_id)
-        if wanted.created_after is not None:
-            conditions.append(Job.created_at > wanted.created_after)
-        if wanted.created_before is not None:
-            conditions.append(Job.created_at < wanted.created_before)
+        # Ids sort by time, and the lists are read along them: where the time ends, so does that.
+        if (after := wanted.created_after) is not None:
+            conditions += [Job.created_at > after, Job.id >= first_id("job", after, -CLOCK_MOVES)]
+        if (before := wanted.created_before) is not None:
+            conditions += [Job.created_at < before, Job.id < first_id("job", before, CLOCK_MOVES)]
         conditions += [
             self._has_entry(Job.metadata_, key, value) for key, value in wanted.metadata.items()
         ]

@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, insert, inspect, select, text
 from sqlalchemy.orm import Session
 
+from service.db.base import first_id
 from service.db.session import SessionFactory, make_engine, make_session_factory, transaction
-from service.jobs.repository import JobRepository, RequestHead
-from tests.builders import add_job
+from service.db.tables import Job
+from service.jobs.repository import JobFilter, JobRepository, RequestHead
+from tests.builders import add_job, at
 from tests.databases import on_postgresql
 from worker.collect import find_named
 
@@ -53,6 +56,22 @@ def many_jobs(sessions: SessionFactory) -> str:
     with transaction(sessions) as session:
         session.execute(text("ANALYZE"))
     return job.id
+
+
+@pytest.fixture
+def job_an_hour(sessions: SessionFactory) -> list[Job]:
+    """A tenant's jobs, made one an hour, oldest first."""
+    with transaction(sessions) as session:
+        job = add_job(session)
+        same = {c.key: getattr(job, c.key) for c in inspect(Job).column_attrs}
+        moments = [at(0) + timedelta(hours=hour) for hour in range(ENDED)]
+        # Ids are of the millisecond in which they are drawn.
+        rows = [{**same, "id": first_id("job", moment), "created_at": moment} for moment in moments]
+        session.delete(job)
+        session.execute(insert(Job), rows)
+    with transaction(sessions) as session:
+        session.execute(text("ANALYZE"))
+        return list(session.scalars(select(Job).order_by(Job.id)))
 
 
 def _rows_read(sessions: SessionFactory, work: Callable[[Session], object]) -> int:
@@ -133,3 +152,34 @@ def test_heads_of_requests_with_pictures_are_read_once(sessions: SessionFactory)
     assert heads == {job.id: RequestHead.of(job.request)}
     assert size > 10_000
     assert 0 < read <= size / 1900 + 1
+
+
+@on_postgresql
+def test_jobs_of_a_time_are_found_without_those_after_and_before_it(
+    sessions: SessionFactory, job_an_hour: list[Job]
+) -> None:
+    times = {
+        "none yet": JobFilter(created_after=at(0) + timedelta(hours=ENDED)),
+        "the last ones": JobFilter(created_after=job_an_hour[-4].created_at),
+        "the first ones": JobFilter(created_before=job_an_hour[3].created_at),
+        "some between": JobFilter(
+            created_after=job_an_hour[1000].created_at, created_before=job_an_hour[1004].created_at
+        ),
+    }
+    found: dict[str, list[str]] = {}
+    read: dict[str, int] = {}
+    for name, wanted in times.items():
+
+        def look(session: Session, name: str = name, wanted: JobFilter = wanted) -> None:
+            page = JobRepository.from_session(session).page(
+                job_an_hour[0].tenant_id, wanted, after=None, limit=21
+            )
+            found[name] = [job.id for job in page]
+
+        read[name] = _rows_read(sessions, look)
+    expected = (slice(0), slice(-3, None), slice(3), slice(1001, 1004))
+    assert found == {
+        name: [job.id for job in reversed(job_an_hour[part])]
+        for name, part in zip(times, expected, strict=True)
+    }
+    assert {name for name, rows in read.items() if rows >= FEW} == set()

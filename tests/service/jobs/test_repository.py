@@ -1,6 +1,6 @@
 """Queries on jobs, on both databases."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import inspect
@@ -85,7 +85,6 @@ def test_filters_on_columns(sessions: SessionFactory) -> None:
     with transaction(sessions) as session:
         tenant_id = add_tenant(session).id
         old, new = add_job(session), add_job(session)
-        old.created_at, new.created_at = at(0), at(30)
         old.verdict = Verdict.BLOCKED
     with transaction(sessions) as session:
         jobs.request_cancel(session, new.id)
@@ -95,9 +94,11 @@ def test_filters_on_columns(sessions: SessionFactory) -> None:
         (JobFilter(verdicts=[Verdict.BLOCKED]), [old.id]),
         (JobFilter(verdicts=[Verdict.ALLOWED]), []),
         (JobFilter(model_id=new.model_id), [new.id]),
-        (JobFilter(created_after=at(0)), [new.id]),
-        (JobFilter(created_after=at(0) - timedelta(seconds=1)), [new.id, old.id]),
-        (JobFilter(created_before=at(30)), [old.id]),
+        (JobFilter(created_after=old.created_at), [new.id]),
+        (JobFilter(created_after=old.created_at - timedelta(seconds=1)), [new.id, old.id]),
+        (JobFilter(created_before=new.created_at), [old.id]),
+        (JobFilter(created_after=datetime.min.replace(tzinfo=UTC)), [new.id, old.id]),
+        (JobFilter(created_before=datetime.max.replace(tzinfo=UTC)), [new.id, old.id]),
     ]
     found = [(wanted, _page(sessions, tenant_id, wanted)) for wanted, _ in expected]
     assert found == [(wanted, sorted(job_ids, reverse=True)) for wanted, job_ids in expected]
