@@ -1,6 +1,6 @@
 """What routes ask for: who calls, a transaction, a page of a list."""
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
 import structlog
@@ -24,8 +24,8 @@ from service.services import Services
 log = structlog.get_logger(__name__)
 
 
-def get_services(request: Request) -> Services:
-    """The services of the app."""
+async def get_services(request: Request) -> Services:
+    """The services of the app. Not for a thread: those are for what waits."""
     services: Services = request.app.state.services
     return services
 
@@ -65,7 +65,9 @@ async def _identify(request: Request) -> Caller:
     credentials = await _bearer(request)
     if credentials is None:
         raise Unauthenticated("No key came. Send it as `Authorization: Bearer bds_...`.")
-    caller = await run_in_threadpool(_authenticate, get_services(request), credentials.credentials)
+    caller = await run_in_threadpool(
+        _authenticate, request.app.state.services, credentials.credentials
+    )
     # Here and not in the thread: what a thread binds ends with it.
     structlog.contextvars.bind_contextvars(tenant_id=caller.tenant_id)
     request.state.tenant_id = caller.tenant_id  # for its span
@@ -98,8 +100,8 @@ def _authenticate(services: Services, secret: str) -> Caller:
     return Caller(row.tenant_id, row.id, keys.with_included(row.scopes))
 
 
-def _require(scope: Scope) -> Callable[[Caller], Caller]:
-    def check(caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
+def _require(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
+    async def check(caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
         if scope not in caller.scopes:
             raise Forbidden(scope, sorted(caller.scopes))
         return caller

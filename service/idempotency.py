@@ -318,7 +318,7 @@ def _document(body: BaseModel) -> dict[str, Any]:
     return body.model_dump(mode="json", by_alias=True)
 
 
-def _get_once(
+async def _get_once(
     services: ServicesDep,
     caller: Writer,
     idempotency_key: Annotated[

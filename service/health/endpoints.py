@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 
 @router.get("/healthz", operation_id="get_health", summary="Is the process alive?")
-def health() -> HealthOut:
+async def health() -> HealthOut:
     """Answers as long as the process does."""
     return HealthOut(object="health", status="ok")
 
@@ -67,9 +67,10 @@ async def readiness(services: ServicesDep, response: Response) -> ReadinessOut:
     summary="Figures for Prometheus",
     response_class=PlainTextResponse,
 )
-def metrics(services: ServicesDep) -> Response:
+async def metrics(services: ServicesDep) -> Response:
     """Requests and their durations; jobs, workers, queue and store; which components answer."""
-    return Response(generate_latest(services.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    figures = await _in_a_thread(services, lambda: generate_latest(services.registry))
+    return Response(figures, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 Check = Callable[[Services], Awaitable[str | None]]
@@ -103,9 +104,11 @@ def _component(name: str, state: str, required: bool, detail: str | None) -> Com
     )
 
 
-async def _in_a_thread(check: Callable[[], _Answer]) -> _Answer:
+async def _in_a_thread(services: Services, check: Callable[[], _Answer]) -> _Answer:
     # A thread that hangs is left behind: it ends by the time limits of its connection.
-    return await anyio.to_thread.run_sync(check, abandon_on_cancel=True)
+    return await anyio.to_thread.run_sync(
+        check, abandon_on_cancel=True, limiter=services.health_threads
+    )
 
 
 async def _database(services: Services) -> None:
@@ -113,7 +116,7 @@ async def _database(services: Services) -> None:
         with transaction(services.sessions) as session:
             session.execute(text("SELECT 1"))
 
-    await _in_a_thread(ask)
+    await _in_a_thread(services, ask)
 
 
 async def _broker(services: Services) -> None:
@@ -125,7 +128,7 @@ async def _broker(services: Services) -> None:
 
 
 async def _store(services: Services) -> None:
-    await _in_a_thread(services.store.ping)
+    await _in_a_thread(services, services.store.ping)
 
 
 async def _workers(services: Services) -> str:
@@ -141,7 +144,7 @@ async def _workers(services: Services) -> str:
                 or 0
             )
 
-    reporting = await _in_a_thread(count)
+    reporting = await _in_a_thread(services, count)
     if reporting == 0:
         raise _Down("none reports; jobs wait until one does")
     return f"{reporting} report"

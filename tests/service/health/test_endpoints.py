@@ -1,10 +1,16 @@
 """Health over HTTP."""
 
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio.to_thread
 import httpx
 import pytest
+from anyio import CapacityLimiter
+from anyio.from_thread import BlockingPortal
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
@@ -32,6 +38,41 @@ NO_WORKER = {
 def test_process_that_answers_is_healthy(anonymous: httpx.Client) -> None:
     answer = anonymous.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"object": "health", "status": "ok"})
+
+
+@pytest.fixture
+def no_thread_left(portal: BlockingPortal) -> Iterator[None]:
+    """All threads that requests have wait for something."""
+    limiter = portal.call(_limiter_of_requests)
+    over = threading.Event()
+    waiting = [
+        portal.start_task_soon(anyio.to_thread.run_sync, over.wait)
+        for _ in range(int(limiter.total_tokens))
+    ]
+    while limiter.available_tokens:
+        portal.call(anyio.sleep, 0)
+    try:
+        yield
+    finally:
+        over.set()
+        for each in waiting:
+            each.result()
+
+
+async def _limiter_of_requests() -> CapacityLimiter:
+    return anyio.to_thread.current_default_thread_limiter()
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+@pytest.mark.usefixtures("no_thread_left")
+def test_health_is_told_while_all_threads_of_requests_wait(
+    anonymous: httpx.Client, path: str
+) -> None:
+    pool = ThreadPoolExecutor(1)
+    try:
+        assert pool.submit(anonymous.get, path).result(timeout=5).status_code == 200
+    finally:
+        pool.shutdown(wait=False)
 
 
 @every_database
