@@ -5,7 +5,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Text, and_, delete, func, literal, select, type_coerce, update
+from sqlalchemy import (
+    ColumnElement,
+    Subquery,
+    Text,
+    and_,
+    delete,
+    func,
+    literal,
+    select,
+    type_coerce,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, defer
 
@@ -169,10 +180,8 @@ class JobRepository(Repository):
     def first_queued(self, device: str | None, *, now: datetime) -> str | None:
         """The job for a device that has waited longest, of whatever tenant, and may run now; none:
         no job waits."""
-        query = select(func.min(Job.id)).where(
-            Job.status == JobStatus.QUEUED, is_due(now), _asks_for(device)
-        )
-        return self._session.scalar(query)
+        waiting = self._waiting(is_due(now), _asks_for(device))
+        return self._session.scalar(select(func.min(waiting.c.id)))
 
     def worker_devices(self, *, since: datetime) -> set[str]:
         """Kinds of device of the workers that have reported since then."""
@@ -186,13 +195,8 @@ class JobRepository(Repository):
 
         Without a message since then; `since` None: without any.
         """
-        query = (
-            select(Job.id)
-            .where(Job.status == JobStatus.QUEUED, is_due(now), _asks_for(device), _unsent(since))
-            .order_by(Job.id)
-            .limit(limit)
-        )
-        return list(self._session.scalars(query))
+        waiting = self._waiting(is_due(now), _asks_for(device), _unsent(since))
+        return list(self._session.scalars(select(waiting).order_by(waiting.c.id).limit(limit)))
 
     def over_with_checkpoint(self, *, limit: int) -> list[str]:
         """Jobs that have ended and still have a checkpoint in the store."""
@@ -310,6 +314,15 @@ class JobRepository(Repository):
         )
 
     # --- Conditions ------------------------------------------------------------------------------
+
+    def _waiting(self, *conditions: ColumnElement[bool]) -> Subquery:
+        """Ids of queued jobs.
+
+        OFFSET has PostgreSQL look for those that wait first. It would go through all jobs from the
+        oldest on, and expect to come by one that waits soon, when these are the newest.
+        """
+        query = select(Job.id).where(Job.status == JobStatus.QUEUED, *conditions)
+        return query.offset(0).subquery()
 
     def _conditions(self, wanted: JobFilter) -> list[ColumnElement[bool]]:
         conditions: list[ColumnElement[bool]] = []

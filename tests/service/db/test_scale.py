@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from service.db.base import first_id
 from service.db.session import SessionFactory, make_engine, make_session_factory, transaction
-from service.db.tables import Job
+from service.db.tables import Dataset, Job, Model
 from service.jobs.repository import JobFilter, JobRepository, RequestHead
 from tests.builders import add_job, at
 from tests.databases import on_postgresql
@@ -100,16 +100,24 @@ def _parts_read_so_far(session: Session) -> int:
 
 
 @on_postgresql
-def test_job_that_waits_is_found_without_a_look_at_those_that_have_ended(
-    sessions: SessionFactory, many_jobs: str
+@pytest.mark.parametrize("waiting", [1, 300])
+def test_job_that_waits_longest_is_found_without_a_look_at_those_that_have_ended(
+    sessions: SessionFactory, many_jobs: str, waiting: int
 ) -> None:
-    found = []
+    with transaction(sessions) as session:
+        model, clean = session.query(Model).first(), session.query(Dataset).first()
+        for _ in range(waiting - 1):
+            add_job(session, model=model, clean=clean)
+    with transaction(sessions) as session:
+        session.execute(text("ANALYZE"))
+    found: list[str | None] = []
 
     def look(session: Session) -> None:
         repository = JobRepository.from_session(session)
-        found.append(repository.first_queued(None, now=repository.now()))
+        found.append(repository.first_queued(None, now=at(0)))
+        found.extend(repository.queued_unsent(None, since=at(0), now=at(0), limit=1))
 
-    assert _rows_read(sessions, look) < FEW
+    assert _rows_read(sessions, look) < 2 * waiting + FEW
     assert set(found) == {many_jobs}
 
 
