@@ -118,6 +118,7 @@ class JobRepository(Repository):
         The database takes the probes' pictures out: it reads a request once for that, and would
         read it once for each field that is asked for.
         """
+        rest: ColumnElement[Any]
         if self.dialect == "postgresql":
             rest = type_coerce(Job.request, postgresql.JSONB).op("-")(literal("probes", Text))
         else:
@@ -181,7 +182,8 @@ class JobRepository(Repository):
         """The job for a device that has waited longest, of whatever tenant, and may run now; none:
         no job waits."""
         waiting = self._waiting(is_due(now), _asks_for(device))
-        return self._session.scalar(select(func.min(waiting.c.id)))
+        first: str | None = self._session.scalar(select(func.min(waiting.c.id)))
+        return first
 
     def worker_devices(self, *, since: datetime) -> set[str]:
         """Kinds of device of the workers that have reported since then."""

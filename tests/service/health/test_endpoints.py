@@ -46,8 +46,7 @@ def no_thread_left(portal: BlockingPortal) -> Iterator[None]:
     limiter = portal.call(_limiter_of_requests)
     over = threading.Event()
     waiting = [
-        portal.start_task_soon(anyio.to_thread.run_sync, over.wait)
-        for _ in range(int(limiter.total_tokens))
+        portal.start_task_soon(_wait_in_a_thread, over) for _ in range(int(limiter.total_tokens))
     ]
     while limiter.available_tokens:
         portal.call(anyio.sleep, 0)
@@ -57,6 +56,10 @@ def no_thread_left(portal: BlockingPortal) -> Iterator[None]:
         over.set()
         for each in waiting:
             each.result()
+
+
+async def _wait_in_a_thread(over: threading.Event) -> None:
+    await anyio.to_thread.run_sync(over.wait)
 
 
 async def _limiter_of_requests() -> CapacityLimiter:
