@@ -54,6 +54,7 @@ class Collector:
     def run(self) -> None:
         """Does all of it; a store or a database that is away is tried again the next time."""
         self.drop_checkpoints()
+        self.remove_unfinished()
         self.remove_orphans()
 
     def drop_checkpoints(self) -> int:
@@ -65,6 +66,18 @@ class Collector:
                 break
             checkpoints.drop(self._store, self._sessions, job_id)
         return len(left)
+
+    def remove_unfinished(self) -> int:
+        """Removes what services and workers that were killed had written of a file; gives how many.
+
+        It has no name in the store yet, so no list of it shows it.
+        """
+        removed = 0
+        for prefix in PREFIXES:
+            removed += self._store.remove_unfinished(prefix, utc_now() - self._min_age)
+        if removed:
+            log.info("unfinished files removed from the store", files=removed)
+        return removed
 
     def remove_orphans(self) -> int:
         """Removes files that are old and that no row names; gives how many."""

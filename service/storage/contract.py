@@ -190,6 +190,14 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def remove_unfinished(self, prefix: str, before: datetime) -> int:
+        """Removes what is left of uploads below a prefix that were cut off; gives how many.
+
+        In a folder, what was last written to before that time. A bucket does it by its own rules:
+        there nothing is done.
+        """
+        ...
+
     async def presigned(self, key: str, *, disposition: str, media_type: str) -> str | None:
         """An address where anybody gets the object for a while, straight from the store.
 

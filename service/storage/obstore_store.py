@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -321,6 +321,26 @@ class ObstoreStore:
                         yield ListedObject(
                             found["path"], found["size"], found["last_modified"].astimezone(UTC)
                         )
+
+    def remove_unfinished(self, prefix: str, before: datetime) -> int:
+        """See the contract."""
+        check_key(prefix)
+        if self._folder is None:
+            return 0
+        removed = 0
+        try:
+            for path in (self._folder / prefix).rglob("*#*"):
+                key, _, number = path.relative_to(self._folder).as_posix().partition("#")
+                if not (is_key(key) and number.isdecimal() and path.is_file()):
+                    continue  # somebody else's
+                if path.lstat().st_mtime < before.timestamp():
+                    path.unlink(missing_ok=True)
+                    removed += 1
+        except FileNotFoundError:  # another upload that ended meanwhile; the next round goes on
+            pass
+        except OSError as error:
+            raise StorageError(f"the store failed on {prefix}: {error.strerror}") from error
+        return removed
 
     async def presigned(self, key: str, *, disposition: str, media_type: str) -> str | None:
         """See the contract."""

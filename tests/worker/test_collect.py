@@ -1,6 +1,8 @@
 """Files in the store that no row points at."""
 
 import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -57,6 +59,40 @@ def test_old_files_without_a_row_go_and_all_others_stay(
     assert [key for key in orphans if _has(store, key, tmp_path)] == []
     untouched = [*kept, "tenants/t/models/young", "somebody_elses/file"]
     assert [key for key in untouched if not _has(store, key, tmp_path)] == []
+
+
+KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from service.storage.obstore_store import ObstoreStore
+
+async def chunks():
+    for _ in range(40):
+        yield bytes(1 << 20)
+    os.kill(os.getpid(), 9)
+
+asyncio.run(ObstoreStore.local(Path(sys.argv[1])).put("tenants/t/models/model_1", chunks()))
+"""
+
+
+def test_what_a_killed_service_had_written_of_a_file_goes_when_it_is_old(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    folder = Path(settings.storage_url.removeprefix("file:"))
+    subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False)
+    (left,) = [path for path in folder.rglob("*") if path.is_file()]
+    foreign = left.with_name("Notes#2")
+    foreign.write_bytes(b"")
+    collector = Collector(make_store(settings), sessions, HOUR)
+
+    collector.run()
+    assert left.exists()  # it may still be written to
+
+    for path in (left, foreign):
+        old = path.stat().st_mtime - 2 * HOUR.total_seconds()
+        os.utime(path, (old, old))
+    collector.run()
+    assert [path for path in folder.rglob("*") if path.is_file()] == [foreign]
 
 
 def test_checkpoint_of_a_job_that_was_cancelled_while_it_waited_goes(
