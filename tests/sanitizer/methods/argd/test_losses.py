@@ -120,6 +120,29 @@ def test_attention_over_student_nodes_sums_to_one() -> None:
     torch.testing.assert_close(shares.sum(dim=2), torch.ones(4, 2))
 
 
+def test_projections_are_drawn_as_the_authors_layers_are_and_by_the_generator_alone() -> None:
+    """Those of a number uniform in [-1, 1], that of a query within 1 / sqrt(d) (torch's default of
+    a linear layer), positions normal with Xavier's variance of 2 / (nodes + d)."""
+    torch.manual_seed(1)
+    drawn = RelationEmbedding(3, 5, 512, make_generator(7)).state_dict()
+    torch.manual_seed(2)
+    again = RelationEmbedding(3, 5, 512, make_generator(7)).state_dict()
+    other = RelationEmbedding(3, 5, 512, make_generator(8)).state_dict()
+
+    bounds = {"query": 1.0, "key": 1.0, "bilinear": 512**-0.5}
+    for name, bound in bounds.items():
+        for part in ("weight", "bias"):
+            largest = drawn[f"{name}_{part}"].abs().max().item()
+            assert 0.98 * bound < largest <= bound
+        assert drawn[f"{name}_scale"].eq(1).all()
+        assert drawn[f"{name}_shift"].eq(0).all()
+    for name, nodes in (("teacher_position", 3), ("student_position", 5)):
+        assert drawn[name].std().item() == pytest.approx((2 / (nodes + 512)) ** 0.5, rel=0.1)
+    for name, value in drawn.items():
+        assert torch.equal(value, again[name])
+        assert torch.equal(value, other[name]) == name.endswith(("scale", "shift"))
+
+
 def test_a_student_equal_to_its_teacher_has_neither_node_nor_edge_loss() -> None:
     nodes = [attention_map(torch.randn(4, 3, s, s, generator=make_generator(s))) for s in (8, 4)]
     assert node_loss(nodes, nodes, (1.0, 1.0)).item() == 0

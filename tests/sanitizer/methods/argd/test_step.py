@@ -17,7 +17,7 @@ from sanitizer.methods.plan import Bench, TrainingStage, plan
 from sanitizer.networks.registry import build_network
 from sanitizer.networks.taps import TapPoint, find_taps, tapped
 from sanitizer.randomness import make_generator
-from sanitizer.spec import ArgdConfig, Phase, Preset, Training
+from sanitizer.spec import ArgdConfig, NadConfig, Phase, Preset, Training
 from tests.sanitizer.builders import digits
 
 TRAINING = Training(
@@ -152,6 +152,65 @@ def maps_of(network: nn.Module, taps: Sequence[TapPoint], images: Tensor) -> lis
     with tapped(network, taps) as found:
         network(images)
         return [attention_map(features) for features in found.take()]
+
+
+def test_each_loss_has_the_weight_that_was_asked_for() -> None:
+    """The published weights of three taps, one factor for all nodes, and one each for the rest."""
+    bench = make_bench()
+    config = ArgdConfig(preset=Preset.PAPER, node_scale=0.5, edge_weight=3, embedding_weight=0.25)
+    images, labels = next(iter(batches().epoch(0)))
+    student = maps_of(deepcopy(bench.student), bench.taps, images)
+    teacher = maps_of(bench.teacher.eval(), bench.taps, images)
+
+    step = distilling(config).make_step(bench)
+    assert isinstance(step, ArgdStep)
+    bench.student.train()
+    with step.attached():
+        losses = step(images, labels).losses
+
+    expected = {
+        "node": node_loss(student, teacher, (1000.0, 2500.0, 1000.0)),
+        "edge": 3 * edge_loss(student, teacher),
+        # The student's nodes are asked how near they are to each of the teacher's.
+        "embedding": 0.25 * step.embedding(student, teacher).sum(),
+    }
+    for name, loss in expected.items():
+        torch.testing.assert_close(losses[name], loss, msg=name)
+    assert losses.keys() == {"cross_entropy", *expected}
+
+
+def test_nad_aligns_the_nodes_alone_by_the_weights_of_its_rerun() -> None:
+    bench = make_bench()
+    images, labels = next(iter(batches().epoch(0)))
+    student = maps_of(deepcopy(bench.student), bench.taps, images)
+    teacher = maps_of(bench.teacher.eval(), bench.taps, images)
+
+    stage = plan(NadConfig())[1]
+    assert isinstance(stage, TrainingStage)
+    step = stage.make_step(bench)
+    bench.student.train()
+    with step.attached():
+        losses = step(images, labels).losses
+
+    assert losses.keys() == {"cross_entropy", "node"}
+    torch.testing.assert_close(losses["node"], node_loss(student, teacher, (500.0, 1000.0, 1000.0)))
+
+
+def test_a_teacher_gives_what_it_gives_in_use_and_learns_nothing() -> None:
+    bench = make_bench()
+    before = deepcopy(bench.teacher.state_dict())
+    step = distilling(ArgdConfig(preset=Preset.PAPER)).make_step(bench)
+    assert isinstance(step, ArgdStep)
+    images, labels = next(iter(batches().epoch(0)))
+    step.teacher.train()
+    bench.student.train()
+    with step.attached():
+        step(images, labels).loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+
+    assert same(bench.teacher.state_dict(), before)
+    assert not any(module.training for module in bench.teacher.modules())
+    assert all(parameter.grad is None for parameter in bench.teacher.parameters())
+    assert any(parameter.grad is not None for parameter in bench.student.parameters())
 
 
 def test_a_tap_that_the_network_lacks_is_refused() -> None:
