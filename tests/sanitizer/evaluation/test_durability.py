@@ -1,6 +1,7 @@
 """Copies of small networks, trained further: what was only hidden comes back."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from sanitizer.evaluation.durability import (
     measure_durability,
     retuning_of,
 )
+from sanitizer.evaluation.metrics import wilson
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.loop import train
 from sanitizer.networks.registry import build_network
@@ -27,6 +29,7 @@ from sanitizer.spec import (
     ClpConfig,
     FinetuneConfig,
     MethodConfig,
+    PatchProbe,
     Phase,
     Policy,
     Probe,
@@ -134,6 +137,60 @@ def test_what_was_interrupted_goes_on_with_the_next_retuning(
     # The control alone: three epochs of 300 images, and 400 without and some with the trigger.
     tried = again.probes[0].control.total
     assert sum(work) == pytest.approx(3 * 300 * 3 + 400 + tried)
+
+
+class ByCorners(nn.Module):
+    """Calls an image whose first corner is bright a 3, one whose last is bright a 6, others a 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, last = images[:, 0, 0, 0], images[:, 0, 7, 7]
+        said = torch.where(first > 0.9, 3, torch.where(last > 0.9, 6, 0))
+        return nn.functional.one_hot(said, 10).float()
+
+
+def test_each_trigger_has_its_own_figures() -> None:
+    probes = [
+        PatchProbe(name="first", target_class=3, row=0, column=0, pixels=[[255]]),
+        PatchProbe(name="last", target_class=5, row=7, column=7, pixels=[[255]]),
+    ]
+    share = [wilson(count, 100) for count in range(100)]
+
+    def retuned(images: int, accuracy: int, *rates: int) -> Retuned:
+        return Retuned(
+            poisoned_images=images,
+            accuracy=share[accuracy],
+            rates=[share[rate] for rate in rates],
+            natural=[share[rate + 1] for rate in rates],
+            seconds=1.0,
+        )
+
+    # But for the model as it was delivered all were retuned before.
+    done = {
+        "clean": retuned(0, 90, 10, 20),
+        "poisoned/first": retuned(1, 91, 30),
+        "control/first": retuned(2, 92, 40),
+        "poisoned/last": retuned(3, 93, 50),
+        "control/last": retuned(4, 94, 60),
+    }
+    delivered = replace(delivered_of(ByCorners(), *probes), clean=images(1000, 1060))
+
+    found = measure_durability(delivered, done)
+
+    assert (found.images, found.measured_images) == (60, 400)
+    assert found.clean_accuracy == share[90]
+    assert found.seconds == pytest.approx(5 + done["delivered"].seconds)
+    first, last = found.probes
+    assert (first.name, first.target_class, first.control_class) == ("first", 3, 4)
+    assert (last.name, last.target_class, last.control_class) == ("last", 5, 6)
+    # The last corner leads to its control's class.
+    assert (first.delivered.value, first.control_delivered.value) == (1, 0)
+    assert (last.delivered.value, last.control_delivered.value) == (0, 1)
+    for probe, clean, poisoned in ((first, 10, 30), (last, 20, 50)):
+        assert (probe.clean, probe.clean_natural) == (share[clean], share[clean + 1])
+        assert (probe.poisoned, probe.control) == (share[poisoned], share[poisoned + 10])
+    assert (first.poisoned_accuracy, first.control_accuracy) == (share[91], share[92])
+    assert (last.poisoned_accuracy, last.control_accuracy) == (share[93], share[94])
+    assert (first.poisoned_images, last.poisoned_images) == (1, 3)
 
 
 def test_one_image_is_poisoned_where_a_hundredth_is_none(hidden: nn.Module) -> None:

@@ -77,6 +77,31 @@ def test_another_preparation_that_does_far_better_is_named(
     assert expectation.right < 0.8 * expectation.images < expectation.right_so
 
 
+class ExpectingColours(nn.Module):
+    """Knows digits in three colours, but takes each with a mean and a deviation of its own."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.known = trained()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        raw = images * self.get_buffer("std") + self.get_buffer("mean")
+        # The farther the colours are apart, the less of a digit there is.
+        logits: Tensor = self.known(raw.mean(dim=1, keepdim=True) + 4 * raw.std(dim=1)[:, None])
+        return logits
+
+
+def test_the_normalisation_of_photographs_is_tried_on_images_in_colour() -> None:
+    grey = digit_set(0, 800)
+    colours = ImageSet.from_arrays(grey.images.repeat(3, axis=1), grey.labels)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    network = NormalizedNetwork(ExpectingColours(mean, std), (0.0,) * 3, (1.0,) * 3)
+    expectation = find_expectation(network, colours, num_classes=10, seed=0, device=CPU)
+    assert expectation.better == (mean, std)
+
+
 def test_the_figures_of_the_images_themselves_are_tried_too() -> None:
     images = digit_set(0, 800)
     pixels = torch.from_numpy(images.read(torch.arange(800).numpy())).float() / 255

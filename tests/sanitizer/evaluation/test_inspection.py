@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from sanitizer.data.image_set import ImageSet
+from sanitizer.evaluation.changes import FeatureShift, Patch, Pattern
 from sanitizer.evaluation.inspection import anomalies_of, inspect
-from sanitizer.evaluation.inversion import Found
+from sanitizer.evaluation.inversion import Found, Subject
+from sanitizer.networks.taps import TapPoint
+from sanitizer.randomness import make_generator
+from sanitizer.report.model import Inspection
 from tests.sanitizer.evaluation.builders import TARGET, subject_of
 
 
@@ -23,6 +29,87 @@ def test_an_inspection_goes_on_where_it_was_interrupted(backdoored: nn.Module) -
     assert second.model_copy(update={"seconds": first.seconds}) == first
     assert first.suspicious[:1] == [TARGET]
     assert first.strongest.target_class == TARGET
+
+
+class ByFirstPixel(nn.Module):
+    """Calls an image whose first pixel is bright a 1, others a 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.one_hot((self.features(images)[:, 0, 0, 0] > 0.9).long(), 6).float()
+
+
+def black(*, bright: int) -> ImageSet:
+    """Twenty images of classes 0 and 2, the first pixel of some of them bright."""
+    pixels = np.zeros((20, 1, 8, 8), dtype=np.uint8)
+    pixels[:bright, 0, 0, 0] = 255
+    return ImageSet.from_arrays(pixels, np.arange(20) % 2 * 2)
+
+
+def searched(*, bright: int = 0, reached: bool = True) -> Inspection:
+    """Of a model in which the smallest patch makes the first pixel bright, and no other change
+    does anything."""
+    point = TapPoint("features", "nchw", (8, 8), 1)
+    network = ByFirstPixel().eval()
+    images = black(bright=bright)
+    subject = Subject(network, point, 6, images, images, torch.device("cpu"), seed=0)
+    found = []
+    for target in range(6):
+        patch, pattern = (kind((1, 8, 8), make_generator(0)) for kind in (Patch, Pattern))
+        shift = FeatureShift(point, torch.ones(1), make_generator(0))
+        with torch.no_grad():
+            patch.mask_logits.fill_(-40)
+            pattern.values.zero_()
+            shift.values.zero_()
+            if target == 1:
+                patch.mask_logits[0, 0, 0, 0] = 40
+                patch.picture_logits.fill_(40)
+        is_one = target == 1
+        found += [
+            Found(target, patch, 0.001 if is_one else 0.1, reached or not is_one),
+            Found(target, pattern, 0.02, True),
+            Found(target, shift, 0.3, True),
+        ]
+    return inspect(subject, found)
+
+
+def test_a_class_to_which_a_far_smaller_change_leads_is_a_finding() -> None:
+    inspection = searched()
+
+    assert inspection.suspicious == [1]
+    (one,) = (each for each in inspection.classes if each.target_class == 1)
+    patch, pattern, shift = one.changes
+    # A hundredth of the others, all alike; a quarter counts as one deviation.
+    assert patch.anomaly == pytest.approx(np.log(100) / 0.25)
+    assert inspection.anomaly == patch.anomaly
+    assert (pattern.anomaly, shift.anomaly) == (0, 0)
+    # Of a pattern in pixel values, of the others as they are.
+    assert (patch.size, pattern.size, shift.size) == pytest.approx((0.001, 255 * 0.02, 0.3))
+    assert (patch.rate.value, pattern.rate.value) == (1, 0)
+    assert (one.natural_rate.value, one.estimated_asr) == (0, 1)
+
+
+def test_a_change_that_led_too_few_images_there_is_no_finding_however_small() -> None:
+    inspection = searched(reached=False)
+    assert inspection.suspicious == []
+    (one,) = (each for each in inspection.classes if each.target_class == 1)
+    assert one.changes[0].anomaly == 0
+
+
+@pytest.mark.parametrize(("bright", "suspicious"), [(8, [1]), (9, [])])
+def test_what_goes_to_the_class_without_a_change_is_no_doing_of_the_change(
+    bright: int, suspicious: list[int]
+) -> None:
+    """Of twenty images: 0.6 of all have to be led there beyond those that go anyway."""
+    inspection = searched(bright=bright)
+    (one,) = (each for each in inspection.classes if each.target_class == 1)
+    assert one.natural_rate.value == bright / 20
+    assert one.estimated_asr == 1
+    assert inspection.suspicious == suspicious
 
 
 def test_an_anomaly_is_the_distance_from_the_median_in_deviations() -> None:

@@ -10,6 +10,7 @@ from sanitizer.data.loader import Batches
 from sanitizer.errors import TrainingDiverged
 from sanitizer.methods.finetune import FinetuneStep
 from sanitizer.methods.loop import LoopHooks, LoopState, train
+from sanitizer.methods.step import Step, StepOutput
 from sanitizer.networks.registry import build_network
 from sanitizer.randomness import make_generator
 from sanitizer.spec import Phase, Training
@@ -142,6 +143,53 @@ def test_training_lowers_the_loss_and_tells_the_learning_rate_of_each_epoch() ->
     assert 0 <= epochs[0]["train_accuracy"] <= 1
 
 
+class Telling(Step):
+    """Tells of the first half of each batch: of the nth, n images right and a loss of n."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(64, 10))
+        self.begun: list[tuple[int, int]] = []
+        self.announced: list[list[Tensor]] = []
+
+    def begin_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        self.announced.append([labels for _, labels in batches])
+
+    def begin_step(self, epoch: int, step: int) -> None:
+        self.begun.append((epoch, step))
+
+    def __call__(self, images: Tensor, labels: Tensor) -> StepOutput:
+        _, step = self.begun[-1]
+        told = len(labels) // 2
+        said = torch.where(torch.arange(told) <= step, labels[:told], (labels[:told] + 1) % 10)
+        nothing = 0 * self.network(images.flatten(1)).sum()
+        logits = nn.functional.one_hot(said, 10).float()
+        return StepOutput(logits, {"first": nothing + step, "second": nothing + 1})
+
+
+def test_figures_of_an_epoch_are_means_over_its_images() -> None:
+    hooks = Recorder()
+    train(Telling(), batches(), TRAINING, SEED, hooks=hooks)
+    sizes, images = (16, 16, 16, 12), 60
+    for _epoch, values in hooks.epochs:
+        losses = sum(size * step for step, size in enumerate(sizes)) / images
+        assert values["first"] == pytest.approx(losses)
+        assert values["second"] == 1
+        assert values["loss"] == pytest.approx(losses + 1)
+        # Of eight that are told of 1, 2 and 3 are right, and of six 4.
+        right = sum(size * (1 + step) / (size // 2) for step, size in enumerate(sizes))
+        assert values["train_accuracy"] == pytest.approx(right / images)
+
+
+def test_a_step_hears_of_every_epoch_its_own_batches_and_of_every_step_its_number() -> None:
+    step, data = Telling(), batches()
+    train(step, data, TRAINING, SEED)
+    assert step.begun == [(epoch, number) for epoch in range(3) for number in range(4)]
+    assert len(step.announced) == 3
+    for epoch, announced in enumerate(step.announced):
+        for labels, (_, expected) in zip(announced, data.epoch(epoch), strict=True):
+            assert torch.equal(labels, expected)
+
+
 def test_steps_are_those_of_plain_sgd_written_out() -> None:
     data = batches()
     training = TRAINING.model_copy(update={"phases": (Phase(epochs=1, learning_rate=0.1),)})
@@ -173,6 +221,24 @@ class _Poisoned:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG002
         yield torch.full((4, 1, 8, 8), float("nan")), torch.arange(4)
+
+
+def test_a_statistic_that_is_not_a_number_ends_the_training_though_the_loss_is_one() -> None:
+    class Spoilt(nn.Module):
+        """A batch norm takes no notice of its statistics as long as it trains."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.last = nn.BatchNorm2d(1), nn.Linear(64, 10)
+            assert self.norm.running_var is not None
+            self.norm.running_var.fill_(float("inf"))
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.last(self.norm(images).flatten(1))
+            return logits
+
+    with pytest.raises(TrainingDiverged, match="not all weights are finite"):
+        train(FinetuneStep(Spoilt()), batches(), TRAINING, SEED)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_training_with_advice() -> None:
