@@ -63,6 +63,27 @@ def test_an_epoch_of_few_images_shows_each_as_often_and_in_another_order() -> No
     assert again == seen[12:]
 
 
+def test_every_epoch_has_another_order_and_every_seed() -> None:
+    orders = [
+        [n for images, _ in plain(20, 4).epoch(e) for n in numbers_of(images)] for e in (0, 1)
+    ]
+    other = Batches(build_set(20), None, 4, CPU, (2, "teacher"))
+    orders.append([n for images, _ in other.epoch(0) for n in numbers_of(images)])
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_every_batch_of_every_epoch_is_augmented_otherwise() -> None:
+    """Of images that are all the same the order does not show."""
+    picture = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8)
+    same = ImageSet.from_arrays(picture.repeat(24, axis=0), np.zeros(24, dtype=np.int64))
+    for training in (Training(), Training(crop_padding=2, horizontal_flip=False, cutout_size=0)):
+        batches = Batches(same, training, 12, CPU, (1, "teacher"))
+        seen = [images for epoch in range(3) for images, _ in batches.epoch(epoch)]
+        other = Batches(same, training, 12, CPU, (2, "teacher"))
+        seen += [images for images, _ in other.epoch(0)]
+        assert len({images.numpy().tobytes() for images in seen}) == 8
+
+
 def test_a_set_that_is_large_enough_is_gone_through_once() -> None:
     settings = {"crop_padding": 0, "horizontal_flip": False, "cutout_size": 0}
     batches = [

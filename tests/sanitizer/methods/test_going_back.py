@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sanitizer.cost.workload import TRIED_SHARES, tried_images
 from sanitizer.events import Stage
 from sanitizer.methods.going_back import MOST_LOST, go_back
-from sanitizer.methods.plan import plan
+from sanitizer.methods.plan import Bench, ChangingStage, plan
 from sanitizer.methods.random_triggers import VEIL, draw_numbers, smooth
 from sanitizer.methods.trigger_search import FoundTriggers, TriggersOfKind
 from sanitizer.randomness import make_generator
@@ -152,6 +152,23 @@ def test_who_goes_back(method: dict[str, Any]) -> None:
     assert [stage.stage for stage in plan(default)][-1] is Stage.GO_BACK
     assert tried_images(default, 2500) == 4 * 13 * 128
     assert tried_images(default, 100) == 4 * 13 * 100
+
+
+@pytest.mark.parametrize(("is_easy", "gone"), [(False, 0.3), (True, 0.0)])
+def test_how_far_it_goes_is_the_methods_setting_and_nowhere_where_the_task_is_easy(
+    is_easy: bool, gone: float
+) -> None:
+    method = {"name": "argd", "suspect_share": 0.3, "most_regained": 1.0}
+    stage = plan(METHOD_ADAPTER.validate_python(method))[-1]
+    assert isinstance(stage, ChangingStage)
+    student, suspect = Leaning(0.0), Leaning(30.0)
+    bench = Bench(student, Leaning(1.0), [], 0, found=veils(), suspect=suspect, is_easy=is_easy)
+
+    figures = stage.change(bench, IMAGES, lambda _: None)
+
+    assert figures["gone"] == gone
+    assert student.weight.item() == pytest.approx(30 * gone)
+    assert suspect.weight.item() == 30
 
 
 def test_it_does_not_go_where_answers_are_no_numbers() -> None:
