@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 
 import pytest
@@ -221,6 +223,45 @@ def test_no_statistics_are_kept_in_the_block_and_are_again_after_it() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
     network(batch(8)[0])
     assert not all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+
+
+def test_what_does_not_train_is_left_alone_in_the_block() -> None:
+    network = in_doubles().eval()
+    expected = network(batch(8)[0])
+    with no_statistics(network):
+        assert torch.equal(network(batch(8)[0]), expected)
+
+
+def test_the_step_within_hears_of_all_that_the_loop_says() -> None:
+    """Feature shift tuning puts its classifier right after each update, for one."""
+    heard: list[object] = []
+
+    class Hearing(FinetuneStep):
+        def begin_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+            heard.append(["epoch", *batches])
+
+        def begin_step(self, epoch: int, step: int) -> None:
+            heard.append(("step", epoch, step))
+
+        def updated(self) -> None:
+            heard.append("updated")
+
+        @contextmanager
+        def attached(self) -> Iterator[None]:
+            heard.append("attached")
+            yield
+            heard.append("let go")
+
+    step = HardenedStep(Hearing(in_doubles()), Hardening(rho=0.5), (0, "test"))
+    images, labels = batch(8)
+    with step.attached():
+        step.begin_epoch(iter([(images, labels)]))
+        step.begin_step(2, 5)
+        step.backward(images, labels)
+        step.updated()
+    assert heard[0] == "attached"
+    assert heard[2:] == [("step", 2, 5), "updated", "let go"]
+    assert heard[1] == ["epoch", (images, labels)]
 
 
 def test_trained_network_keeps_most_of_its_accuracy() -> None:
