@@ -60,6 +60,23 @@ def test_accuracies_on_the_same_images_are_compared_image_by_image() -> None:
     assert standard_error(one, one) == 0
 
 
+@pytest.mark.parametrize(("images", "later"), [(15, False), (43, True)])
+def test_a_later_one_has_to_be_better_by_a_standard_error(images: int, later: bool) -> None:
+    """Of 15 images five points are 0.9 of it, of 43 one and a half."""
+    right = [True] * 100
+    first = Tried("argd", right=right, residual=0.05, images=images)
+    second = Tried("fst", right=right, residual=0.0, images=images)
+    assert (best_of([first, second]) is second) == later
+
+
+def test_both_residuals_are_known_no_better_than_their_images_tell() -> None:
+    one = Tried("argd", right=[True] * 10, residual=0.2, images=100)
+    other = Tried("fst", right=[True] * 10, residual=0.1, images=50)
+    expected = (0.2 * 0.8 / 100 + 0.1 * 0.9 / 50) ** 0.5
+    assert standard_error(one, other) == pytest.approx(expected)
+    assert standard_error(other, one) == pytest.approx(expected)
+
+
 def test_every_method_is_accounted_for() -> None:
     first, second = tried("argd", 200, 0.3), tried("ft_sam", 210, 0.02)
     kept = tried("fst", 212, 0.02)

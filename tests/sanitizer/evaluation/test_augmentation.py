@@ -66,6 +66,62 @@ def test_classes_that_are_each_others_mirror_are_few_and_count() -> None:
     assert not borne.horizontal_flip
 
 
+class OneSided(nn.Module):
+    """Tells a class by the lower rows, unless it is bright above on the right alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        said = (images[:, 0, -1, 0] * 255).round().long()
+        said = torch.where(images[:, 0, 0, -1] > images[:, 0, 0, 0], 9, said)
+        return nn.functional.one_hot(said, 10).float()
+
+
+def of_classes(*counts: tuple[int, int, int]) -> ImageSet:
+    """Of each class so many images that a mirror does not matter to, that it costs, and that are
+    told right only when mirrored."""
+    images, labels = [], []
+    for label, (kept, lost, gained) in enumerate(counts):
+        for column, count in ((None, kept), (0, lost), (-1, gained)):
+            image = np.zeros((count, 1, 8, 8), dtype=np.uint8)
+            image[:, 0, -1] = label
+            if column is not None:
+                image[:, 0, 0, column] = 255
+            images.append(image)
+            labels += [label] * count
+    return ImageSet.from_arrays(np.concatenate(images), np.array(labels))
+
+
+@pytest.mark.parametrize(
+    ("counts", "kept", "borne"),
+    [
+        ([(60, 40, 0)], 0.6, True),
+        ([(59, 41, 0)], 0.59, False),
+        ([(59, 41, 30)], 0.59, False),
+        ([(80, 0, 0), (4, 8, 0)], 84 / 92, True),
+        ([(80, 0, 0), (3, 9, 0)], 83 / 92, False),
+        ([(80, 0, 0), (3, 9, 10)], 83 / 92, False),
+        ([(80, 0, 0), (0, 9, 0)], 80 / 89, True),
+        ([(0, 0, 50)], 0.0, True),
+    ],
+    ids=[
+        "just enough",
+        "too few",
+        "what is right only then",
+        "a third of a class",
+        "less of a class",
+        "what is right of a class only then",
+        "a class of few",
+        "nothing is known",
+    ],
+)
+def test_borne_is_what_keeps_enough_of_what_was_right(
+    counts: list[tuple[int, int, int]], kept: float, borne: bool
+) -> None:
+    images = of_classes(*counts)
+    found = find_borne(OneSided(), images, crop_padding=0, horizontal_flip=True, seed=0, device=CPU)
+    assert found.kept_flipped == pytest.approx(kept)
+    assert found.horizontal_flip == borne
+
+
 def test_a_handful_of_images_of_a_class_decides_nothing() -> None:
     images = sided(360, 4, 4)
     borne = find_borne(Sides(), images, crop_padding=0, horizontal_flip=True, seed=0, device=CPU)

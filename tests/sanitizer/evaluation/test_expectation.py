@@ -77,6 +77,33 @@ def test_another_preparation_that_does_far_better_is_named(
     assert expectation.right < 0.8 * expectation.images < expectation.right_so
 
 
+class LittleBetter(nn.Module):
+    """Right of 70 in a hundred images as they are, of more if a half is subtracted and it is
+    divided by a half."""
+
+    def __init__(self, right_so: int) -> None:
+        super().__init__()
+        self.right_so = right_so
+
+    def forward(self, images: Tensor) -> Tensor:
+        prepared = images.amin(dim=(1, 2, 3)) < -0.5
+        raw = torch.where(prepared[:, None, None, None], images / 2 + 0.5, images)
+        label, number = ((raw[:, 0, 0, place] * 255).round().long() for place in (0, 1))
+        is_right = number < torch.where(prepared, self.right_so, 70)
+        return nn.functional.one_hot((label + 1 - is_right.long()) % 10, 10).float()
+
+
+@pytest.mark.parametrize(("right_so", "is_met"), [(76, True), (100, False)])
+def test_what_does_no_more_than_a_little_better_is_not_named(right_so: int, is_met: bool) -> None:
+    numbers = torch.arange(1000)
+    images = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = numbers % 10, numbers // 10 % 100
+    known = ImageSet.from_arrays(images.numpy(), (numbers % 10).numpy())
+    expectation = found(LittleBetter(right_so), images=known)
+    assert expectation.is_met == is_met
+    assert (expectation.better == ((0.5,), (0.5,))) == (not is_met)
+
+
 class ExpectingColours(nn.Module):
     """Knows digits in three colours, but takes each with a mean and a deviation of its own."""
 

@@ -107,6 +107,23 @@ def test_an_error_that_shows_only_later_is_noticed() -> None:
     assert predictor.repeated > CHECKED + len(bright) / 2
 
 
+class LowOnTheRightOne(nn.Module):
+    """Drafts that say too little of the right class, and so point to the other by a margin."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        right = torch.tensor([1.0, 0.0]).repeat(len(images), 1)
+        if torch.is_autocast_enabled("cpu"):
+            right[:, 0] -= 2
+        return right
+
+
+def test_an_error_that_makes_a_logit_smaller_counts_as_much() -> None:
+    images = torch.zeros((2 * CHECKED, 1, 8, 8), dtype=torch.uint8)
+    predictor = Predictor(LowOnTheRightOne(), CPU, torch.bfloat16)
+    assert in_batches(predictor, images, CHECKED).eq(0).all()
+    assert predictor.repeated == len(images)
+
+
 class Overflowing(nn.Module):
     """Drafts are no numbers."""
 

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional
 
 from sanitizer.errors import InvalidSpec
-from sanitizer.methods.feature_shift import FeatureShiftStep
+from sanitizer.methods.feature_shift import FeatureShiftStep, draw_anew
 from sanitizer.methods.plan import check_applies
 from sanitizer.randomness import make_generator
 from sanitizer.spec import METHOD_ADAPTER
@@ -66,6 +66,14 @@ def test_the_new_classifier_is_drawn_and_keeps_the_length_of_the_old_one() -> No
         classifier(network).weight.mul_(3)
     step.updated()
     torch.testing.assert_close(classifier(network).weight, nn.Parameter(new))
+
+
+def test_weights_and_biases_are_drawn_as_torch_draws_those_of_a_new_layer() -> None:
+    layer = nn.Linear(400, 300)
+    draw_anew(layer, make_generator(2))
+    for values in (layer.weight, layer.bias):
+        assert 0.98 / 20 < values.abs().max().item() <= 1 / 20
+        assert abs(values.mean().item()) < 0.01
 
 
 def test_of_a_classifier_of_several_layers_the_one_that_gives_the_logits_is_drawn_anew() -> None:

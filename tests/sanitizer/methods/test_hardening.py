@@ -189,6 +189,22 @@ def test_a_part_of_a_batch_has_no_fewer_images_than_it_must() -> None:
     assert [part_of(size, 0.25, 32) for size in (4, 64, 196, 256)] == [4, 32, 49, 64]
 
 
+def test_where_weights_are_not_made_worse_every_image_is_descended_by() -> None:
+    """There is no ascent then, and so no share of a batch for it."""
+    network, twin = in_doubles(), in_doubles()
+    part = {"rho": 0.0, "ascent_share": 0.25, "least_ascent_images": 2}
+    step = hardened(network, random_triggers=True, perturbed_share=0.5, **part)
+    whole = hardened(twin, random_triggers=True, perturbed_share=0.5)
+    images, labels = batch(8)
+
+    output = step.backward(images, labels)
+
+    assert len(output.logits) == 8
+    whole(images, labels).loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+    for mine, theirs in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
 def test_few_images_are_not_parted() -> None:
     step = hardened(in_doubles(), rho=1.0, ascent_share=0.25, random_triggers=True)
     assert len(step.backward(*batch(8)).logits) == 8
