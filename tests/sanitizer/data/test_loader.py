@@ -72,18 +72,6 @@ def test_every_epoch_has_another_order_and_every_seed() -> None:
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_every_batch_of_every_epoch_is_augmented_otherwise() -> None:
-    """Of images that are all the same the order does not show."""
-    picture = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8)
-    same = ImageSet.from_arrays(picture.repeat(24, axis=0), np.zeros(24, dtype=np.int64))
-    for training in (Training(), Training(crop_padding=2, horizontal_flip=False, cutout_size=0)):
-        batches = Batches(same, training, 12, CPU, (1, "teacher"))
-        seen = [images for epoch in range(3) for images, _ in batches.epoch(epoch)]
-        other = Batches(same, training, 12, CPU, (2, "teacher"))
-        seen += [images for images, _ in other.epoch(0)]
-        assert len({images.numpy().tobytes() for images in seen}) == 8
-
-
 def test_a_set_that_is_large_enough_is_gone_through_once() -> None:
     settings = {"crop_padding": 0, "horizontal_flip": False, "cutout_size": 0}
     batches = [

@@ -81,7 +81,7 @@ def test_a_search_finds_more_than_random_triggers_do() -> None:
     assert best(found_in(suspect), GRATING, CLASS) > float(torch.stack(rates).max())
 
 
-def test_the_rate_of_a_trigger_is_that_of_images_of_other_classes() -> None:
+def test_the_rate_of_a_trigger_is_the_mean_probability_of_its_own_class() -> None:
     """Of a model that says the same whatever comes: what it says."""
 
     class Constant(nn.Module):
