@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ def test_an_inspection_goes_on_where_it_was_interrupted(backdoored: nn.Module) -
 
 
 class ByFirstPixel(nn.Module):
-    """Calls an image whose first pixel is bright a 1, others a 0."""
+    """Calls an image whose first pixel is bright a 1, whose last is a 4, others a 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +42,13 @@ class ByFirstPixel(nn.Module):
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.one_hot((self.features(images)[:, 0, 0, 0] > 0.9).long(), 6).float()
+        first, last = (self.features(images)[:, 0, place, place] > 0.9 for place in (0, -1))
+        said = torch.where(first, 1, torch.where(last, 4, 0))
+        return nn.functional.one_hot(said, 6).float()
+
+
+ONE = {1: 0.001}
+"""Sizes of patches by class."""
 
 
 def black(*, bright: int) -> ImageSet:
@@ -50,9 +58,11 @@ def black(*, bright: int) -> ImageSet:
     return ImageSet.from_arrays(pixels, np.arange(20) % 2 * 2)
 
 
-def searched(*, bright: int = 0, reached: bool = True) -> Inspection:
-    """Of a model in which the smallest patch makes the first pixel bright, and no other change
-    does anything."""
+def searched(
+    *, bright: int = 0, reached: bool = True, sizes: Mapping[int, float] = ONE
+) -> Inspection:
+    """Of a model with small patches that make the first pixel bright, for class 1, or the last, for
+    class 4; no other change does anything."""
     point = TapPoint("features", "nchw", (8, 8), 1)
     network = ByFirstPixel().eval()
     images = black(bright=bright)
@@ -65,12 +75,12 @@ def searched(*, bright: int = 0, reached: bool = True) -> Inspection:
             patch.mask_logits.fill_(-40)
             pattern.values.zero_()
             shift.values.zero_()
-            if target == 1:
-                patch.mask_logits[0, 0, 0, 0] = 40
+            if target in sizes:
+                place = {1: 0, 4: -1}[target]
+                patch.mask_logits[0, 0, place, place] = 40
                 patch.picture_logits.fill_(40)
-        is_one = target == 1
         found += [
-            Found(target, patch, 0.001 if is_one else 0.1, reached or not is_one),
+            Found(target, patch, sizes.get(target, 0.1), reached or target not in sizes),
             Found(target, pattern, 0.02, True),
             Found(target, shift, 0.3, True),
         ]
@@ -91,6 +101,13 @@ def test_a_class_to_which_a_far_smaller_change_leads_is_a_finding() -> None:
     assert (patch.size, pattern.size, shift.size) == pytest.approx((0.001, 255 * 0.02, 0.3))
     assert (patch.rate.value, pattern.rate.value) == (1, 0)
     assert (one.natural_rate.value, one.estimated_asr) == (0, 1)
+
+
+def test_of_several_findings_the_strongest_comes_first() -> None:
+    inspection = searched(sizes={1: 0.01, 4: 0.001})
+    assert inspection.suspicious == [4, 1]
+    assert inspection.strongest.target_class == 4
+    assert searched(sizes={1: 0.001, 4: 0.01}).suspicious == [1, 4]
 
 
 def test_a_change_that_led_too_few_images_there_is_no_finding_however_small() -> None:
