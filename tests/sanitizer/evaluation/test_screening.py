@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sanitizer.attacks.trigger import make_trigger
 from sanitizer.data.image_set import ImageSet
@@ -11,11 +11,12 @@ from sanitizer.evaluation.screening import (
     CARRIED_RATE,
     Carrier,
     Screen,
+    Split,
     difference_of_halves,
     splits_of,
 )
 from sanitizer.networks.registry import build_network
-from sanitizer.networks.taps import find_taps
+from sanitizer.networks.taps import TapPoint, find_taps
 from sanitizer.randomness import make_generator
 from tests.sanitizer.evaluation.builders import PROBE, TARGET, images
 
@@ -74,6 +75,55 @@ def test_other_images_are_told_by_what_was_found(backdoored: nn.Module) -> None:
     assert found.count("poisoned") >= 8
     assert found.count("clean") <= 5
     assert list(screen.carried_by(images(1500, 1797), [])) == []
+
+
+class ByTwoPixels(nn.Module):
+    """Calls an image whose first pixel is bright a 1, one brighter than there is a 2, and any other
+    by its last pixel. Its only feature is the last but one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, last = images[:, 0, 0, 0], (images[:, 0, -1, -1] * 255).round().long()
+        self.look(images[:, :, -1:, -2:-1])
+        said = torch.where(first > 1.01, 2, torch.where(first > 0.6, 1, last))
+        return nn.functional.one_hot(said, 256).float()
+
+
+def by_pixels(labels: list[int], said: list[int], features: list[int]) -> ImageSet:
+    pixels = np.zeros((len(labels), 1, 4, 4), dtype=np.uint8)
+    pixels[:, 0, -1, -1], pixels[:, 0, -1, -2] = said, features
+    return ImageSet.from_arrays(pixels, np.array(labels))
+
+
+def eyes() -> Screen:
+    return Screen(ByTwoPixels(), TapPoint("look", "nchw", (1, 1), 1), torch.device("cpu"))
+
+
+def test_a_trace_is_tried_on_images_that_neither_are_of_its_class_nor_go_there_anyway() -> None:
+    labels, said = [0] * 40 + [3] * 20 + [1] * 9, [0] * 30 + [1] * 10 + [3] * 20 + [1] * 8 + [0]
+    trace = np.zeros((1, 4, 4))
+    trace[0, 0, 0] = 200
+    weak, too_much = 0.5 * trace, 2 * trace
+
+    led, tried = eyes().led_by(by_pixels(labels, said, said), [trace, weak, too_much], 1, seed=0)
+
+    # No pixel becomes brighter than there is.
+    assert (led, tried) == ([50, 0, 50], 50)
+
+
+@pytest.mark.parametrize("is_above", [True, False])
+def test_of_other_images_those_are_carriers_that_lie_on_the_carriers_side(is_above: bool) -> None:
+    """Of the class, and known by the model to be: features are no others' matter."""
+    labels, said = [1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 0, 0]
+    images = by_pixels(labels, said, [0, 51, 153, 255, 255, 255])
+    split = Split(torch.tensor([0.1]).double(), torch.tensor([2.0]).double(), 0.6, 5.0)
+    trace = np.zeros((1, 4, 4), dtype=np.float32)
+    carrier = Carrier(1, np.array([0]), 4, 0.9, 10, trace, split, is_above)
+    # 2 (feature - 0.1) lies above 0.6 from a feature of 0.4 on: 153 and 255 of 255.
+    assert eyes().carried_by(images, [carrier]).tolist() == ([2, 3] if is_above else [0, 1])
 
 
 def test_clean_images_are_left_alone(backdoored: nn.Module) -> None:
