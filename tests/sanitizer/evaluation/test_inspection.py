@@ -101,6 +101,8 @@ def test_a_class_to_which_a_far_smaller_change_leads_is_a_finding() -> None:
     assert (patch.size, pattern.size, shift.size) == pytest.approx((0.001, 255 * 0.02, 0.3))
     assert (patch.rate.value, pattern.rate.value) == (1, 0)
     assert (one.natural_rate.value, one.estimated_asr) == (0, 1)
+    # Half of the images are of class 0, and say nothing of it.
+    assert [each.natural_rate.total for each in inspection.classes] == [10, 20, 10, 20, 20, 20]
 
 
 def test_of_several_findings_the_strongest_comes_first() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation.inversion import (
     Subject,
     groups_of,
@@ -61,6 +62,39 @@ def test_classes_that_are_searched_together_are_found_as_each_alone(
         assert found.size == pytest.approx(alone.size, rel=1e-3)
         for name, value in alone.change.state_dict().items():
             assert torch.allclose(found.change.state_dict()[name], value, atol=1e-2), name
+
+
+class Unmoved(nn.Module):
+    """Says of an image what its first pixel is in truth, whatever was added to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, given: Tensor) -> Tensor:
+        said = (given.amax(dim=(1, 2, 3)) > 0.5).long()
+        return nn.functional.one_hot(said, 2).float() + 0 * given.sum()
+
+
+@pytest.mark.parametrize(("bright", "reached"), [(50, False), (100, True)])
+def test_a_change_has_reached_its_class_if_nine_in_ten_images_went_there(
+    backdoored: nn.Module, monkeypatch: pytest.MonkeyPatch, bright: int, reached: bool
+) -> None:
+    """Counted over a few steps: what went there before is no matter."""
+    monkeypatch.setattr("sanitizer.evaluation.inversion.SEARCH_STEPS", 40)
+    pixels = np.zeros((100, 1, 8, 8), dtype=np.uint8)
+    pixels[:bright] = 255
+    black_or_white = ImageSet.from_arrays(pixels, np.zeros(100, dtype=np.int64))
+    subject = replace(
+        subject_of(backdoored),
+        network=Unmoved().eval(),
+        num_classes=2,
+        searched=black_or_white,
+        measured=black_or_white,
+    )
+    (found,) = search(subject, [1], ChangeFamily.PATTERN)
+    assert found.reached == reached
+    assert rate_of(subject, 1, found.change).value == bright / 100
 
 
 def test_small_images_are_searched_for_several_classes_at_once(backdoored: nn.Module) -> None:
