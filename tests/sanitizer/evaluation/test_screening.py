@@ -114,6 +114,53 @@ def test_a_trace_is_tried_on_images_that_neither_are_of_its_class_nor_go_there_a
     assert (led, tried) == ([50, 0, 50], 50)
 
 
+def with_carriers(features: Tensor, count: int) -> ImageSet:
+    """60 images of class 1, of which the first `count` features' have a bright first pixel, and 60
+    of class 0. Every other one of class 1 is like all of it."""
+    places = torch.arange(60).view(-1, 2)
+    order = torch.cat([places[: count // 2], places[count // 2 :]])
+    in_turn = torch.linspace(0, len(order) - 1, len(order)).mul(7).long() % len(order)
+    order = order[in_turn].flatten()
+    images = by_pixels(
+        [1] * 60 + [0] * 60, [1] * 60 + [0] * 60, [*features[order].tolist(), *[0] * 60]
+    )
+    images.images[:60][(order < count).numpy(), 0, 0, 0] = 200
+    return images
+
+
+def around(middle: float, deviation: float, count: int) -> Tensor:
+    """Features in their order, the largest first."""
+    spread = torch.special.ndtri((torch.arange(count) + 0.5) / count)
+    return (middle - deviation * spread).round().long()
+
+
+@pytest.mark.parametrize(("of_carriers", "of_others"), [(200, 60), (60, 200)])
+@pytest.mark.parametrize("count", [20, 40])
+def test_what_is_apart_and_leads_others_to_its_class_carries_a_trigger(
+    of_carriers: int, of_others: int, count: int
+) -> None:
+    """On whichever side it lies. The rest of its class leads there too, by the last pixel that all
+    of the class have: of two that do as well, the smaller part is the carrier."""
+    features = torch.cat([around(of_carriers, 3, count), around(of_others, 3, 60 - count)])
+    images = with_carriers(features, count)
+    bright = np.flatnonzero(images.images[:, 0, 0, 0]).tolist()
+
+    (carrier,) = eyes().carriers(images, seed=0)
+
+    others = sorted({*range(60)} - {*bright})
+    assert len(bright) == count
+    assert carrier.target == 1
+    assert carrier.places.tolist() == (bright if count < 30 else others)
+    assert (carrier.rate, carrier.looked_at) == (1, 60)
+    assert abs(carrier.trace[0, 0, 0]) == 200
+    assert (carrier.trace[0, 0, 0] > 0) == (count < 30)
+
+
+def test_what_lies_in_one_cloud_is_left_alone() -> None:
+    """Half of it has a bright pixel that leads others there; but any class can be halved."""
+    assert eyes().carriers(with_carriers(around(128, 30, 60), 30), seed=0) == []
+
+
 @pytest.mark.parametrize("is_above", [True, False])
 def test_of_other_images_those_are_carriers_that_lie_on_the_carriers_side(is_above: bool) -> None:
     """Of the class, and known by the model to be: features are no others' matter."""
