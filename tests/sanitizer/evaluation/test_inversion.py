@@ -18,6 +18,7 @@ from sanitizer.evaluation.inversion import (
 from sanitizer.networks.taps import tapped
 from sanitizer.report.model import ChangeFamily
 from tests.sanitizer.evaluation.builders import TARGET, images, subject_of
+from tests.sanitizer.methods.networks import fresh
 
 
 def test_the_patch_of_a_backdoor_is_smaller_than_that_of_any_other_class(
@@ -78,7 +79,7 @@ class Unmoved(nn.Module):
 
 @pytest.mark.parametrize(("bright", "reached"), [(50, False), (100, True)])
 def test_a_change_has_reached_its_class_if_nine_in_ten_images_went_there(
-    backdoored: nn.Module, monkeypatch: pytest.MonkeyPatch, bright: int, reached: bool
+    monkeypatch: pytest.MonkeyPatch, bright: int, reached: bool
 ) -> None:
     """Counted over a few steps: what went there before is no matter."""
     monkeypatch.setattr("sanitizer.evaluation.inversion.SEARCH_STEPS", 40)
@@ -86,7 +87,7 @@ def test_a_change_has_reached_its_class_if_nine_in_ten_images_went_there(
     pixels[:bright] = 255
     black_or_white = ImageSet.from_arrays(pixels, np.zeros(100, dtype=np.int64))
     subject = replace(
-        subject_of(backdoored),
+        subject_of(fresh()),
         network=Unmoved().eval(),
         num_classes=2,
         searched=black_or_white,
