@@ -80,10 +80,10 @@ def test_every_figure_is_what_a_count_image_by_image_gives(training: bool) -> No
         assert sorted(probe.asr_per_class) == sorted(probe.ra_per_class)
         assert sorted(probe.asr_per_class) == sorted({*range(CLASSES)} - {target})
         for label, share in probe.asr_per_class.items():
-            own = [i for i in others if labels[i] == label]
-            assert count(share) == counted([with_trigger[i] == target for i in own])
+            places = [i for i in others if labels[i] == label]
+            assert count(share) == counted([with_trigger[i] == target for i in places])
             robust = probe.ra_per_class[label]
-            assert count(robust) == counted([with_trigger[i] == label for i in own])
+            assert count(robust) == counted([with_trigger[i] == label for i in places])
     assert sure.asr.value == 1
     assert 0 < weak.asr.value < 0.5
 

@@ -69,7 +69,8 @@ def searched(
     subject = Subject(network, point, 6, images, images, torch.device("cpu"), seed=0)
     found = []
     for target in range(6):
-        patch, pattern = (kind((1, 8, 8), make_generator(0)) for kind in (Patch, Pattern))
+        patch = Patch((1, 8, 8), make_generator(0))
+        pattern = Pattern((1, 8, 8), make_generator(0))
         shift = FeatureShift(point, torch.ones(1), make_generator(0))
         with torch.no_grad():
             patch.mask_logits.fill_(-40)

@@ -130,7 +130,7 @@ def with_carriers(features: Tensor, count: int) -> ImageSet:
 
 def around(middle: float, deviation: float, count: int) -> Tensor:
     """Features in their order, the largest first."""
-    spread = torch.special.ndtri((torch.arange(count) + 0.5) / count)
+    spread: Tensor = torch.special.ndtri((torch.arange(count) + 0.5) / count)
     return (middle - deviation * spread).round().long()
 
 
