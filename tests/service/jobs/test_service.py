@@ -410,7 +410,7 @@ def test_text_that_postgresql_refuses_is_stored_without_the_offence(
         jobs.fail(session, claim, error)
     job = _job(sessions, job_id)
     assert job.error_message == "bad\ufffdname"
-    assert job.error_data == {"image": "a\ufffdb", "odd": "?", "shape": [1, None]}
+    assert job.error_data == {"image": "a\ufffdb", "odd": "\ufffd", "shape": [1, None]}
 
 
 # --- Ends ----------------------------------------------------------------------------------------
