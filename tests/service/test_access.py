@@ -1,4 +1,4 @@
-"""Who may do what: every operation there is, with keys that lack a scope and with strangers' keys."""
+"""Who may do what: every operation, with keys that lack a scope and with those of strangers."""
 
 from pathlib import Path
 

@@ -6,12 +6,16 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
+from sanitizer.report.model import ArtifactKind
 from service.db.session import SessionFactory, transaction
-from service.db.tables import Job, JobStatus
+from service.db.tables import Artifact, Job, JobStatus
 from service.settings import Settings
 from service.storage import ObjectMissing, ObjectStore, make_store
 from tests.builders import add_dataset, add_job, add_model, add_tenant
 from tests.databases import every_database
+from tests.worker.faulty_store import FaultyStore
 from worker.collect import Collector
 
 HOUR = timedelta(hours=1)
@@ -35,8 +39,12 @@ def _has(store: ObjectStore, key: str, folder: Path) -> bool:
 
 @every_database
 def test_old_files_without_a_row_go_and_all_others_stay(
-    settings: Settings, sessions: SessionFactory, tmp_path: Path
+    settings: Settings,
+    sessions: SessionFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("worker.collect.BATCH", 2)
     with transaction(sessions) as session:
         tenant = add_tenant(session)
         model = add_model(session, tenant, storage_key="tenants/t/models/model_1")
@@ -44,10 +52,27 @@ def test_old_files_without_a_row_go_and_all_others_stay(
         job = add_job(session, tenant, model=model, clean=clean)
         job.checkpoint_key = f"jobs/{job.id}/checkpoint_1"
         job.checkpoint_sha256 = "0" * 64
+        plot, of_nobody = (f"jobs/{job.id}/artifact_{number}" for number in (1, 2))
+        session.add(
+            Artifact(
+                job_id=job.id,
+                name="plot.png",
+                kind=ArtifactKind.PLOT,
+                media_type="image/png",
+                bytes=7,
+                sha256="0" * 64,
+                storage_key=plot,
+            )
+        )
         deleted = add_model(session, tenant, storage_key="tenants/t/models/model_2")
         deleted.deleted_at = deleted.created_at
-        kept = [model.storage_key, str(clean.storage_key), job.checkpoint_key]
-    orphans = ["tenants/t/models/model_3", f"jobs/{job.id}/artifact_1", deleted.storage_key]
+        emptied = add_dataset(session, tenant, storage_key="tenants/t/datasets/dataset_2")
+        emptied.deleted_at = emptied.created_at
+        kept = [model.storage_key, str(clean.storage_key), job.checkpoint_key, plot]
+    orphans = [
+        *("tenants/t/models/model_3", of_nobody, "ping/ping_1"),
+        *(deleted.storage_key, str(emptied.storage_key)),
+    ]
     for key in kept + orphans:
         _put(settings, key)
     _put(settings, "tenants/t/models/young", age=timedelta(0))
@@ -93,6 +118,18 @@ def test_what_a_killed_service_had_written_of_a_file_goes_when_it_is_old(
         os.utime(path, (old, old))
     collector.run()
     assert [path for path in folder.rglob("*") if path.is_file()] == [foreign]
+
+
+def test_file_that_cannot_be_removed_keeps_no_other_from_going(
+    settings: Settings, sessions: SessionFactory, tmp_path: Path
+) -> None:
+    keys = [f"jobs/artifact_{number}" for number in range(3)]
+    for key in keys:
+        _put(settings, key)
+    store = FaultyStore(make_store(settings))
+    store.cut("artifact_1")
+    assert Collector(store, sessions, HOUR).remove_orphans() == 2
+    assert [key for key in keys if _has(make_store(settings), key, tmp_path)] == [keys[1]]
 
 
 def test_checkpoint_of_a_job_that_was_cancelled_while_it_waited_goes(

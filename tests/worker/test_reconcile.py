@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import event, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from service import queue
@@ -28,6 +29,7 @@ from service.settings import Settings
 from tests.builders import add_job, add_tenant, make_stage_event
 from tests.databases import every_database, on_postgresql
 from tests.worker.faulty_database import FaultyDatabase
+from tests.worker.faulty_network import FaultyNetwork
 from worker.reconcile import Reconciler
 
 
@@ -107,16 +109,38 @@ def test_job_is_sent_once_the_broker_is_back(settings: Settings, sessions: Sessi
     assert _messages(settings) == 1
 
 
-@every_database
-def test_job_of_a_silent_worker_is_queued_and_sent(
+def test_jobs_whose_messages_the_broker_did_not_take_are_sent_once_it_is_back(
     settings: Settings, sessions: SessionFactory
 ) -> None:
-    [job_id] = _add_jobs(sessions)
-    _lapse(sessions, job_id)
+    """It goes away after the jobs were marked as sent."""
+    job_ids = _add_jobs(sessions, 3)
+    port = make_url(settings.broker_url.get_secret_value()).port
+    assert port is not None
+    with FaultyNetwork(port) as network:
+        url = SecretStr(f"redis://127.0.0.1:{network.port}/0")
+        own = for_writing(sessions)
+        event.listen(own, "after_commit", lambda _: network.cut())
+        reconciler = _reconciler(settings.model_copy(update={"broker_url": url}), own)
+        with pytest.raises(queue.BrokerUnavailable):
+            reconciler.resend()
+    with transaction(sessions) as session:
+        assert [session.get_one(Job, job_id).sent_at for job_id in job_ids] == [None] * 3
+    _reconciler(settings, sessions).run()
+    assert _messages(settings) == 3
+
+
+@every_database
+def test_jobs_of_silent_workers_are_queued_and_sent(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    job_ids = _add_jobs(sessions, 3)
+    for job_id in job_ids:
+        _lapse(sessions, job_id)
     _reconciler(settings, sessions).run()
     with transaction(sessions) as session:
-        assert session.get_one(Job, job_id).status == JobStatus.QUEUED
-    assert _messages(settings) == 1
+        statuses = [session.get_one(Job, job_id).status for job_id in job_ids]
+    assert statuses == [JobStatus.QUEUED] * 3
+    assert _messages(settings) == 3
 
 
 @on_postgresql
@@ -139,12 +163,12 @@ def test_row_that_a_cut_off_host_has_locked_does_not_keep_others_from_being_take
 
 
 def test_leases_that_ran_out_while_the_database_was_away_may_be_renewed_first(
-    settings: Settings, sessions: SessionFactory
+    settings: Settings, sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = _add_jobs(sessions)
     _lapse(sessions, job_id)
     database = FaultyDatabase(sessions)
-    reconciler = _reconciler(settings.model_copy(update={"lease_seconds": 0.5}), database.sessions)
+    reconciler = _reconciler(settings, database.sessions)
 
     def status_after_a_round() -> str:
         reconciler.run()
@@ -155,7 +179,7 @@ def test_leases_that_ran_out_while_the_database_was_away_may_be_renewed_first(
     assert status_after_a_round() == JobStatus.RUNNING
     database.mend()
     assert status_after_a_round() == JobStatus.RUNNING
-    time.sleep(0.6)
+    monkeypatch.setattr(reconciler, "_away_at", time.monotonic() - settings.lease_seconds)
     assert status_after_a_round() == JobStatus.QUEUED
 
 
@@ -225,18 +249,19 @@ def test_rows_that_have_had_their_time_are_deleted(
         assert [record.id for record in session.query(WorkerRecord)] == ["new"]
 
 
-def test_reconciler_runs_alone_and_ends_when_asked(
-    settings: Settings, sessions: SessionFactory
+def test_reconciler_runs_alone_tells_that_it_lives_and_ends_when_asked(
+    settings: Settings, sessions: SessionFactory, tmp_path: Path
 ) -> None:
     [job_id] = _add_jobs(sessions)
     _lapse(sessions, job_id)
+    alive = tmp_path / "alive"
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "worker.reconcile"],
-        env={**os.environ, **environment_of(settings)},
+        env={**os.environ, **environment_of(settings), "SANITIZER_ALIVE_FILE": str(alive)},
     )
     try:
         deadline = time.monotonic() + 60
-        while _messages(settings) == 0:
+        while _messages(settings) == 0 or not alive.exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)

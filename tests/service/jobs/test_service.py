@@ -19,7 +19,13 @@ from service.db.session import SessionFactory, transaction
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Model, WorkerRecord
 from service.jobs import service as jobs
 from service.jobs.repository import JobRepository
-from service.jobs.service import Claim, LeaseLost, LeaseState, NotCancellable
+from service.jobs.service import (
+    Claim,
+    LeaseLost,
+    LeaseState,
+    NotCancellable,
+    StoredCheckpoint,
+)
 from service.models import service as models
 from service.settings import Settings
 from tests.builders import (
@@ -260,18 +266,24 @@ def _release(sessions: SessionFactory, claim: Claim) -> object:
         return jobs.release(session, claim, "restart")
 
 
+@pytest.mark.parametrize("status", [JobStatus.RUNNING, JobStatus.CANCELLING])
 @pytest.mark.parametrize("write", WRITES)
-def test_late_worker_writes_nothing(sessions: SessionFactory, write: str) -> None:
+def test_late_worker_writes_nothing(
+    sessions: SessionFactory, write: str, status: JobStatus
+) -> None:
     job_id = _new_job(sessions)
     late = _claim(sessions, job_id, seconds=0)
     with transaction(sessions) as session:
         jobs.take_back_expired(session)
     _claim(sessions, job_id, "w2")
+    if status == JobStatus.CANCELLING:
+        with transaction(sessions) as session:
+            jobs.request_cancel(session, job_id)
     before = _told(sessions, job_id)
     with pytest.raises(LeaseLost):
         WRITES[write](sessions, late)
     job = _job(sessions, job_id)
-    assert (job.status, job.attempt, job.worker_id) == (JobStatus.RUNNING, 2, "w2")
+    assert (job.status, job.attempt, job.worker_id) == (status, 2, "w2")
     assert _told(sessions, job_id) == before
     with transaction(sessions) as session:
         assert session.query(Artifact).count() == 0
@@ -286,6 +298,19 @@ def test_worker_of_an_ended_job_writes_nothing(sessions: SessionFactory, write: 
     with pytest.raises(LeaseLost):
         WRITES[write](sessions, claim)
     assert _told(sessions, job_id) == ["queued", "running", "failed"]
+
+
+def test_lease_lasts_from_when_it_was_last_renewed(sessions: SessionFactory) -> None:
+    job_id = _new_job(sessions)
+    claim = _claim(sessions, job_id, seconds=0)
+    with transaction(sessions) as session:
+        assert jobs.renew(session, replace(claim, lease_seconds=LEASE_SECONDS)) == LeaseState.HELD
+    with transaction(sessions) as session:
+        assert jobs.take_back_expired(session) == []
+    renewed_until = _job(sessions, job_id).lease_expires_at
+    with transaction(sessions) as session:
+        assert jobs.look(session, claim) == LeaseState.HELD
+    assert _job(sessions, job_id).lease_expires_at == renewed_until
 
 
 def test_late_worker_learns_that_its_lease_is_lost(sessions: SessionFactory) -> None:
@@ -512,6 +537,23 @@ def test_result_that_was_taken_is_known_again_by_its_own_files_alone(
         assert not jobs.is_kept(session, of_another_attempt)
 
 
+def test_checkpoint_is_dropped_of_a_job_that_is_over_alone(sessions: SessionFactory) -> None:
+    job_id = _new_job(sessions)
+    claim = _claim(sessions, job_id)
+    with transaction(sessions) as session:
+        jobs.keep_checkpoint(session, claim, StoredCheckpoint("jobs/j/checkpoint_1", "0" * 64))
+    with transaction(sessions) as session:
+        assert jobs.drop_checkpoint(session, job_id) is None
+    assert _job(sessions, job_id).checkpoint_key == "jobs/j/checkpoint_1"
+    _fail(sessions, claim)
+    with transaction(sessions) as session:
+        assert jobs.drop_checkpoint(session, job_id) == "jobs/j/checkpoint_1"
+    with pytest.raises(LeaseLost), transaction(sessions) as session:
+        jobs.keep_checkpoint(session, claim, StoredCheckpoint("jobs/j/checkpoint_2", "0" * 64))
+    job = _job(sessions, job_id)
+    assert (job.checkpoint_key, job.checkpoint_sha256) == (None, None)
+
+
 def test_input_at_fault_fails_the_job_at_its_first_attempt(sessions: SessionFactory) -> None:
     job_id = _new_job(sessions)
     claim = _claim(sessions, job_id)
@@ -536,6 +578,8 @@ def test_input_at_fault_fails_the_job_at_its_first_attempt(sessions: SessionFact
 
 def test_machine_at_fault_is_tried_again_until_no_try_is_left(sessions: SessionFactory) -> None:
     job_id = _new_job(sessions, max_attempts=2)
+    with transaction(sessions) as session:
+        jobs.mark_sent(session, job_id)
     _fail_machine(sessions, _claim(sessions, job_id))
     job = _job(sessions, job_id)
     assert (job.status, job.sent_at, job.error_code) == (JobStatus.QUEUED, None, None)
@@ -557,7 +601,10 @@ def test_machine_at_fault_of_an_unwanted_job_cancels_it(sessions: SessionFactory
 def test_released_job_has_as_many_tries_left_as_before(sessions: SessionFactory) -> None:
     job_id = _new_job(sessions, max_attempts=1)
     for _ in range(3):
+        with transaction(sessions) as session:
+            jobs.mark_sent(session, job_id)
         _release(sessions, _claim(sessions, job_id))
+        assert _job(sessions, job_id).sent_at is None  # its message was used up
     job = _job(sessions, job_id)
     assert (job.status, job.attempt, job.max_attempts) == (JobStatus.QUEUED, 3, 4)
 
@@ -590,6 +637,8 @@ def test_status_that_is_none_is_refused_by_the_database(sessions: SessionFactory
 
 def test_silent_worker_loses_its_job(sessions: SessionFactory) -> None:
     job_id = _new_job(sessions)
+    with transaction(sessions) as session:
+        jobs.mark_sent(session, job_id)
     _claim(sessions, job_id, seconds=-1)
     with transaction(sessions) as session:
         assert [job.status for job in jobs.take_back_expired(session)] == [JobStatus.QUEUED]
@@ -747,6 +796,21 @@ def test_job_that_a_machine_failed_waits_before_it_is_sent_or_taken(
     assert waits == pytest.approx([30, 60], abs=5)
     assert _claim(sessions, job_id).attempt == 3
     assert _job(sessions, job_id).not_before is None
+
+
+def test_wait_between_tries_stops_growing(
+    sessions: SessionFactory,
+) -> None:
+    job_id = _new_job(sessions, max_attempts=1000)
+    with transaction(sessions) as session:
+        session.get_one(Job, job_id).attempt = 500  # stopping workers gave it back
+    claim = _claim(sessions, job_id)
+    with transaction(sessions) as session:
+        jobs.fail(session, claim, _error(Fault.MACHINE), retry_seconds=30)
+        until = session.get_one(Job, job_id).not_before
+        assert until is not None
+        wait = (until - JobRepository.from_session(session).now()).total_seconds()
+    assert wait == pytest.approx(30 * 32, abs=5)
 
 
 def test_job_that_a_stopped_worker_gave_back_blames_no_machine(

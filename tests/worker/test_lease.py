@@ -1,0 +1,63 @@
+"""A lease lasts as long as its worker does."""
+
+import math
+import threading
+from datetime import datetime
+
+import pytest
+
+from service.db.session import SessionFactory, transaction
+from service.db.tables import Job
+from service.jobs import service as jobs
+from service.jobs.service import Claim
+from tests.builders import add_job
+from tests.worker.faulty_database import FaultyDatabase
+from worker.lease import LeaseKeeper
+
+
+def _claim(sessions: SessionFactory) -> Claim:
+    with transaction(sessions) as session:
+        claim = jobs.claim(session, add_job(session).id, "w1", 60)
+    assert claim is not None
+    return claim
+
+
+def _ends_at(sessions: SessionFactory, claim: Claim) -> datetime:
+    with transaction(sessions) as session:
+        ends_at = session.get_one(Job, claim.job_id).lease_expires_at
+    assert ends_at is not None
+    return ends_at
+
+
+def test_lease_is_renewed_again_and_again(sessions: SessionFactory) -> None:
+    claim = _claim(sessions)
+    ends_at = _ends_at(sessions, claim)
+    pause = threading.Event()
+    with LeaseKeeper(sessions, claim, heartbeat_seconds=0.05):
+        for _ in range(2):
+            for _ in range(600):
+                if _ends_at(sessions, claim) > ends_at:
+                    break
+                pause.wait(0.05)
+            assert _ends_at(sessions, claim) > ends_at
+            ends_at = _ends_at(sessions, claim)
+
+
+def test_lease_that_could_not_be_renewed_is_as_soon_as_the_database_is_back(
+    sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = _claim(sessions)
+    ends_at = _ends_at(sessions, claim)
+    database = FaultyDatabase(sessions)
+    keeper = LeaseKeeper(database.sessions, claim, heartbeat_seconds=3600)
+    monkeypatch.setattr(keeper, "_renewed_at", -math.inf)  # an hour ago
+    database.cut()
+    keeper._keep()
+    assert database.refused == 1
+    database.mend()
+    keeper._keep()
+    renewed = _ends_at(sessions, claim)
+    assert renewed > ends_at
+    keeper._keep()  # and then not before it is due
+    assert _ends_at(sessions, claim) == renewed
+    assert not keeper.lost
