@@ -1,6 +1,7 @@
 """Checkpoints on their way to the store and, on another host, back."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sanitizer import run_state
@@ -8,9 +9,12 @@ from service.db.session import transaction
 from service.db.tables import Job, Model
 from service.jobs import service as jobs
 from tests.worker.conftest import Bench
+from tests.worker.faulty_database import FaultyDatabase
 from tests.worker.faulty_store import FaultyStore
 from worker import checkpoints
+from worker.folders import job_folder
 from worker.outcomes import Failed, Lost, Released, Succeeded
+from worker.patience import Patience
 
 
 def _kept(bench: Bench, job_id: str) -> Callable[[], bool]:
@@ -124,6 +128,18 @@ def test_run_begins_anew_where_the_store_has_lost_the_checkpoint(
     assert isinstance(bench.run(job_id, "succeed", work_dir=elsewhere), Succeeded)
 
 
+def test_checkpoint_that_was_damaged_in_the_store_is_not_gone_on_from(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    _stored(bench, job_id)[0].write_bytes(b"half-way")
+    elsewhere = tmp_path / "other-host"
+    elsewhere.mkdir()
+    bench.run(job_id, "succeed", work_dir=elsewhere)
+    assert _result(bench, job_id, tmp_path) == b"suspect weights"
+    assert not (elsewhere / job_id).exists()
+
+
 def test_checkpoint_that_could_not_be_had_once_is_looked_for_again(
     bench: Bench, tmp_path: Path
 ) -> None:
@@ -158,6 +174,55 @@ def test_worker_that_lost_its_job_leaves_no_checkpoint(bench: Bench) -> None:
     )
     assert isinstance(outcome, Lost)
     assert len(_stored(bench, job_id)) == 1  # the one that was kept while the job was its own
+
+
+def test_checkpoint_of_which_it_is_not_known_whether_it_is_kept_stays(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """The commit may have gone through: the row would name a file that is not there."""
+    claim = bench.claim(bench.add_job())
+    database = FaultyDatabase(bench.sessions)
+    with job_folder(tmp_path, claim.job_id, wait_seconds=0, check=bool) as folder:
+        keeper = checkpoints.CheckpointKeeper(bench.store, database.sessions, claim, folder, 0)
+        (folder.work / checkpoints.FILE_NAME).write_bytes(b"half way")
+        database.cut()
+        keeper.keep()
+        assert len(_stored(bench, claim.job_id)) == 1
+        database.mend()
+        keeper.keep()
+    key = bench.job(claim.job_id).checkpoint_key
+    assert key is not None
+    assert key.rpartition("/")[2] in [path.name for path in _stored(bench, claim.job_id)]
+
+
+def test_checkpoint_is_stored_once_and_that_of_the_attempt_before_goes(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    [before] = _stored(bench, job_id)
+    claim = bench.claim(job_id)
+    with job_folder(tmp_path, job_id, wait_seconds=0, check=bool) as folder:
+        keeper = checkpoints.CheckpointKeeper(bench.store, bench.sessions, claim, folder, 0)
+        (folder.work / checkpoints.FILE_NAME).write_bytes(b"nearly done")
+        keeper.keep()
+        [stored] = _stored(bench, job_id)
+        assert stored != before
+        keeper.keep()
+        assert _stored(bench, job_id) == [stored]
+
+
+def test_folder_that_a_checkpoint_was_brought_to_is_newer_than_the_store_from_then_on(
+    bench: Bench, tmp_path: Path
+) -> None:
+    job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
+    claim = bench.claim(job_id)
+    patience = Patience(0, bool)
+    with job_folder(tmp_path, job_id, wait_seconds=0, check=bool) as folder:
+        assert checkpoints.bring(bench.store, folder, claim, patience)
+        again = replace(claim, attempt=claim.attempt + 1)
+        assert not checkpoints.bring(bench.store, folder, again, patience)
+        much_later = replace(claim, attempt=claim.attempt + 3)
+        assert checkpoints.bring(bench.store, folder, much_later, patience)
 
 
 def test_nothing_is_stored_where_it_is_switched_off(bench: Bench) -> None:

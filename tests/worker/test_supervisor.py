@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -544,6 +545,41 @@ def test_job_that_is_cancelled_before_its_child_starts_starts_none(bench: Bench)
     assert bench.job(job_id).status == JobStatus.CANCELLED
 
 
+@pytest.mark.parametrize("what", ["folder", "slot"])
+def test_job_that_waits_on_its_worker_can_be_cancelled(bench: Bench, what: str) -> None:
+    """For an earlier attempt to leave its folder, or for others to leave enough devices."""
+    job_id = bench.add_job()
+    supervisor = bench.supervisor("succeed", lease_seconds=600.0)
+    claim = bench.claim(job_id)
+    _cancel(bench, job_id)
+    with ExitStack() as others:
+        if what == "slot":
+            others.enter_context(supervisor.slots.taken())
+        else:
+            others.enter_context(
+                job_folder(bench.settings.work_dir, job_id, wait_seconds=0, check=bool)
+            )
+        assert isinstance(supervisor.run(claim), Cancelled)
+    assert bench.job(job_id).status == JobStatus.CANCELLED
+
+
+def test_no_other_attempt_gets_the_folder_while_the_child_lives(bench: Bench) -> None:
+    """Its worker may be killed, and let go of the folder before the child has ended."""
+    job_id = bench.add_job()
+    lock = str(bench.folder(job_id) / "lock")
+    holders: list[str] = []
+
+    def look_and_stop() -> None:
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended, or is another user's
+                if lock in [os.readlink(each) for each in (entry / "fd").iterdir()]:
+                    holders.append(entry.name)
+        bench.stopping.set()
+
+    bench.run_until(job_id, "wait", lambda: _started(bench, job_id), look_and_stop)
+    assert [pid for pid in holders if pid != str(os.getpid())]
+
+
 def test_stopping_worker_gives_its_job_back(bench: Bench) -> None:
     job_id = bench.add_job(max_attempts=1)
     outcome = bench.run_until(job_id, "wait", lambda: _started(bench, job_id), bench.stopping.set)
@@ -652,6 +688,26 @@ def test_stopping_worker_tries_for_a_while_to_give_its_job_back(
     assert isinstance(outcome, Released)
     assert database.refused
     assert bench.job(job_id).status == JobStatus.QUEUED
+
+
+def test_stopping_worker_does_not_wait_for_long_for_a_database_that_is_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.supervisor.SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr("worker.supervisor.LAST_TRIES_SECONDS", 0.3)
+    job_id = bench.add_job()
+    database = FaultyDatabase(bench.sessions)
+    bench.worker_sessions = database.sessions
+
+    def cut_and_stop() -> None:
+        database.cut()
+        bench.stopping.set()
+
+    outcome = bench.run_until(
+        job_id, "wait", lambda: _started(bench, job_id), cut_and_stop, lease_seconds=600.0
+    )
+    assert isinstance(outcome, Lost)
+    assert bench.folder(job_id).exists()  # it is not over
 
 
 def test_folder_that_is_in_use_makes_the_job_wait_for_another_try(bench: Bench) -> None:
