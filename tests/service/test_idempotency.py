@@ -89,6 +89,33 @@ def test_request_that_lost_its_claim_is_undone(
     assert (earlier.status, earlier.body) == (201, {"value": 2})
 
 
+def test_request_gives_back_no_claim_but_its_own(
+    once: Callable[[], Once], sessions: SessionFactory
+) -> None:
+    slow, quick = once(), once()
+    slow.begin()
+    expire(sessions)
+    quick.begin()
+    slow.release()
+    with pytest.raises(IdempotentRequestRunning):
+        once().begin()
+
+
+def test_answer_stays_when_what_comes_after_its_commit_fails(
+    once: Callable[[], Once], sessions: SessionFactory
+) -> None:
+    """As of an upload whose client hangs up while a thread commits."""
+    first, again = once(), once()
+    first.begin()
+    with transaction(sessions) as session:
+        first.complete(session, "f", Answer(201, Body(value=1)))
+    first.release()
+    again.begin()
+    earlier = again.earlier("f")
+    assert earlier is not None
+    assert earlier.body == {"value": 1}
+
+
 def test_answer_is_forgotten_when_its_time_is_over(
     once: Callable[[], Once], sessions: SessionFactory
 ) -> None:

@@ -63,7 +63,7 @@ def files_in_store(settings: Settings) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def wait_until(condition: Any, seconds: float = 5) -> bool:
+def wait_until(condition: Any, seconds: float = 30) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -188,9 +188,9 @@ class TestCollectorAway:
             began = time.monotonic()
             for _ in range(50):
                 assert client.get("/v1/models").status_code == 401
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 30  # the exporter would wait for 10 s each time
             ended = time.monotonic()
-        assert time.monotonic() - ended < 3
+        assert time.monotonic() - ended < 10
         said = [line for line in capsys.readouterr().err.splitlines() if "opentelemetry" in line]
         assert len(said) < 5
 

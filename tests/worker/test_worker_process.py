@@ -99,7 +99,7 @@ def workers(bench: Bench, tmp_path: Path) -> Iterator[Workers]:
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -278,7 +278,7 @@ def test_worker_signs_off_before_it_waits_for_what_it_tidies(bench: Bench) -> No
             return session.query(WorkerRecord).count() == 1
 
     try:
-        assert begun.wait(10)
+        assert begun.wait(WAIT_SECONDS)
         _wait_until(reports)
         stop.start()
         _wait_until(lambda: not reports())

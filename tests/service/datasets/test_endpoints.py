@@ -115,6 +115,7 @@ def test_deleted_data_set_is_gone_with_its_file(client: httpx.Client, settings: 
     path = upload(client, make_zip()).json()["links"]["self"]
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
+    assert client.get("/v1/datasets").json()["data"] == []
     folder = Path(settings.storage_url.removeprefix("file:"))
     assert [p for p in folder.rglob("*") if p.is_file()] == []
 

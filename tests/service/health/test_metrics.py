@@ -226,7 +226,7 @@ class TestDatabaseHangs:
     def test_scrape_goes_on_without_it_in_time(self, scrape: Scrape) -> None:
         began = time.monotonic()
         figures = scrape()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert not DATABASE & set(figures)
         assert figures["sanitizer_component_up"] == {"database": 0, "broker": 1, "store": 1}
         assert figures["sanitizer_queue_messages"] == {"": 0}

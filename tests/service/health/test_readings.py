@@ -58,7 +58,7 @@ def test_part_that_hangs_is_waited_for_until_the_deadline_and_asked_once(source:
     source.goes_on.clear()
     began = time.monotonic()
     assert [_value(reading, 0.1) for _ in range(3)] == [None, None, None]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert source.asked == 1
     source.goes_on.set()
     assert _value(reading) == 1
@@ -69,5 +69,5 @@ def test_scrapes_at_once_share_what_is_under_way(source: Source) -> None:
     source.goes_on.clear()
     first, second = reading.begin(), reading.begin()
     source.goes_on.set()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     assert [reading.wait(first, deadline), reading.wait(second, deadline)] == [1, 1]

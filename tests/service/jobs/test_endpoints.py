@@ -691,6 +691,7 @@ def test_model_of_an_unfinished_job_is_not_deleted(client: httpx.Client) -> None
         detail=f"The model {job['model_id']} is used by {job['id']}, which has not ended.",
         job_ids=[job["id"]],
     )
+    assert client.delete(f"/v1/models/{make_model(client)}").status_code == 204  # no job's
     client.post(job["links"]["cancel"])
     assert client.delete(f"/v1/models/{job['model_id']}").status_code == 204
 
@@ -702,6 +703,7 @@ def test_data_set_of_an_unfinished_job_is_not_deleted(client: httpx.Client) -> N
         answer = client.delete(f"/v1/datasets/{dataset_id}")
         assert code_and_pointers(answer) == (409, "dataset_in_use", [])
         assert answer.json()["job_ids"] == [job["id"]]
+    assert client.delete(f"/v1/datasets/{make_dataset(client)}").status_code == 204  # no job's
 
 
 def test_what_an_unfinished_job_uses_keeps_its_meaning(client: httpx.Client) -> None:
@@ -850,6 +852,8 @@ def test_finished_job_shows_its_figures_and_its_result(
     result = client.get(f"/v1/models/{done['result_model_id']}").json()
     assert result["source_job_id"] == job["id"]
     assert client.get(result["links"]["file"]).content == b"sanitized weights"
+    client.delete(result["links"]["self"])
+    assert client.get(job["links"]["self"]).json()["result_model_id"] is None
 
 
 def test_failed_job_says_why_with_status_200(

@@ -109,7 +109,7 @@ def test_wake_up_brings_an_event_before_the_next_poll(
     app: FastAPI,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.jobs.stream.POLL_SECONDS", 30.0)
+    monkeypatch.setattr("service.jobs.stream.POLL_SECONDS", 60.0)
     job = make_job(remote)
     claim = start_job(sessions, job["id"])
     with streamed(remote, job) as events:
@@ -123,7 +123,7 @@ def test_wake_up_brings_an_event_before_the_next_poll(
         threading.Timer(0.1, tell).start()
         began = time.monotonic()
         assert next(events)["event"] == "stage"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 class TestBrokerDown:
@@ -168,7 +168,7 @@ def test_open_stream_holds_no_connection_of_the_database(
     assert isinstance(pool, QueuePool)
     with streamed(remote, job) as events:
         next(events)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while pool.checkedout() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert pool.checkedout() == 0

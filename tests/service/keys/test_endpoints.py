@@ -1,16 +1,20 @@
 """Keys over HTTP."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
+from fastapi import FastAPI
 from sqlalchemy import select
 
 from service.db.session import SessionFactory, transaction
 from service.db.tables import ApiKey, IdempotencyRecord, Scope
 from service.keys.service import hash_secret
+from service.services import Services
 from tests.databases import every_database
 from tests.service.conftest import MakeClient, MakeKey
 from tests.service.problem_documents import code_and_pointers, problem, read_problem
+from tests.worker.faulty_database import FaultyDatabase
 
 
 def test_created_key_is_answered_with_its_secret_once(
@@ -88,7 +92,7 @@ def test_expired_key_works_no_more(
     created = client.post("/v1/keys", json={"name": "ci"}).json()
     with transaction(sessions) as session:
         row = session.get_one(ApiKey, created["id"])
-        row.expires_at = datetime.now(UTC) - timedelta(seconds=1)
+        row.expires_at = datetime.now(UTC)
     refused = make_client(created["secret"]).get("/v1/models")
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"] == 'Bearer realm="sanitizer"'
@@ -173,6 +177,18 @@ def test_use_of_a_key_is_noted_at_most_once_a_minute(
         session.scalars(select(ApiKey)).one().last_used_at = first - timedelta(seconds=61)
     reader.get("/v1/models")
     assert (last_used() or first) >= first
+
+
+def test_key_is_good_while_its_use_cannot_be_noted(
+    app: FastAPI, make_client: MakeClient, make_key: MakeKey
+) -> None:
+    services: Services = app.state.services
+    database = FaultyDatabase(services.write_sessions)
+    database.cut()
+    app.state.services = replace(services, write_sessions=database.sessions)
+    reader = make_client(make_key("acme", [Scope.READ]))
+    assert reader.get("/v1/models").status_code == 200
+    assert database.refused == 1
 
 
 def test_keys_are_listed_in_pages_newest_first(client: httpx.Client) -> None:
