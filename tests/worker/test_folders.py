@@ -1,6 +1,8 @@
 """Folders of jobs: one attempt at a time, removed once the job is over."""
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,23 @@ def test_second_attempt_at_once_is_refused(tmp_path: Path) -> None:
         job_folder(tmp_path, "job_1", wait_seconds=0, check=bool),
     ):
         pass
+
+
+def test_folder_that_is_removed_while_it_is_taken_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a worker that finds the job to be over, or by the attempt before."""
+    lock = fcntl.flock
+
+    def remove_then_lock(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        shutil.rmtree(tmp_path / "job_1")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_then_lock)
+    with job_folder(tmp_path, "job_1", wait_seconds=10, check=bool) as folder:
+        assert (folder.path / "lock").exists()
+        assert not remove_folder(tmp_path, "job_1")
 
 
 def test_waiting_for_a_folder_ends_when_the_attempt_shall_not_go_on(tmp_path: Path) -> None:

@@ -529,6 +529,13 @@ class TestQueueLimit:
         )
         make_job(stranger)
 
+    def test_jobs_that_wait_no_more_do_not_count(
+        self, client: httpx.Client, sessions: SessionFactory
+    ) -> None:
+        client.post(make_job(client)["links"]["cancel"])
+        start_job(sessions, make_job(client)["id"])
+        make_job(client)
+
 
 class TestIdempotency:
     """Submissions with an idempotency key."""
@@ -1033,7 +1040,12 @@ def test_report_comes_as_json_or_as_a_page(
     page = client.get(job["links"]["report"], headers=browser)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.content == b"<!doctype html><p>fine"
-    assert page.headers["content-security-policy"].endswith("sandbox")
+    # It holds what a stranger's model and images made of it: nothing in it may run or be fetched.
+    assert page.headers["content-security-policy"] == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+    )
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert (report.headers["vary"], page.headers["vary"]) == ("Accept", "Accept")
     other = client.get(job["links"]["report"], headers={"Accept": "image/png"})
     assert code_and_pointers(other) == (406, "not_acceptable", [])
 
