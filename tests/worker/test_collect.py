@@ -3,12 +3,17 @@
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from sanitizer.report.model import ArtifactKind
+from service import queue
 from service.db.session import SessionFactory, transaction
 from service.db.tables import Artifact, Job, JobStatus
 from service.settings import Settings
@@ -17,6 +22,8 @@ from tests.builders import add_dataset, add_job, add_model, add_tenant
 from tests.databases import every_database
 from tests.worker.faulty_store import FaultyStore
 from worker.collect import Collector
+from worker.process import WorkerProcess
+from worker.reconcile import serve
 
 HOUR = timedelta(hours=1)
 
@@ -147,6 +154,38 @@ def test_checkpoint_of_a_job_that_was_cancelled_while_it_waited_goes(
     assert not _has(store, key, tmp_path)
     with transaction(sessions) as session:
         assert session.get_one(Job, job.id).checkpoint_key is None
+
+
+@contextmanager
+def _running(who: str, settings: Settings) -> Iterator[None]:
+    """A worker, or the reconciler alone."""
+    if who == "worker":
+        process = WorkerProcess(settings, queue.make_producer(settings))
+        process.start()
+        yield
+        process.stop()
+        return
+    over = threading.Event()
+    reconciler = threading.Thread(target=serve, args=(settings, over))
+    reconciler.start()
+    yield
+    over.set()
+    reconciler.join()
+
+
+@pytest.mark.parametrize("who", ["worker", "reconciler"])
+def test_store_is_tidied_now_and_then(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    monkeypatch.setattr("worker.collect.COLLECT_SECONDS", 0.05)
+    settings = settings.model_copy(update={"child_command": ("true",), "orphan_hours": 1.0})
+    _put(settings, "jobs/artifact_1")
+    store = make_store(settings)
+    with _running(who, settings):
+        deadline = time.monotonic() + 30
+        while _has(store, "jobs/artifact_1", tmp_path):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_round_ends_early_when_the_process_shall(

@@ -1,8 +1,8 @@
 """A lease lasts as long as its worker does."""
 
-import math
 import threading
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,21 +43,21 @@ def test_lease_is_renewed_again_and_again(sessions: SessionFactory) -> None:
             ends_at = _ends_at(sessions, claim)
 
 
-def test_lease_that_could_not_be_renewed_is_as_soon_as_the_database_is_back(
+def test_lease_is_renewed_when_it_is_due_or_as_soon_as_the_database_is_back(
     sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    now = 0.0
+    monkeypatch.setattr("worker.lease.time", SimpleNamespace(monotonic=lambda: now))
     claim = _claim(sessions)
-    ends_at = _ends_at(sessions, claim)
     database = FaultyDatabase(sessions)
-    keeper = LeaseKeeper(database.sessions, claim, heartbeat_seconds=3600)
-    monkeypatch.setattr(keeper, "_renewed_at", -math.inf)  # an hour ago
-    database.cut()
-    keeper._keep()
-    assert database.refused == 1
-    database.mend()
-    keeper._keep()
-    renewed = _ends_at(sessions, claim)
-    assert renewed > ends_at
-    keeper._keep()  # and then not before it is due
-    assert _ends_at(sessions, claim) == renewed
+    keeper = LeaseKeeper(database.sessions, claim, heartbeat_seconds=10)
+    database.cut(lambda: now in (20.0, 21.0))
+    renewed_at = []
+    for now in (1.0, 9.0, 10.0, 11.0, 19.0, 20.0, 21.0, 22.0):
+        before = _ends_at(sessions, claim)
+        keeper._keep()
+        if _ends_at(sessions, claim) > before:
+            renewed_at.append(now)
+    assert renewed_at == [10.0, 22.0]
+    assert database.refused == 2
     assert not keeper.lost

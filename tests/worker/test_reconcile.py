@@ -162,12 +162,28 @@ def test_row_that_a_cut_off_host_has_locked_does_not_keep_others_from_being_take
         assert session.get_one(Job, locked).status == JobStatus.QUEUED
 
 
+class _Refusal(Exception):
+    """As PostgreSQL's driver raises it."""
+
+    def __init__(self, sqlstate: str | None) -> None:
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(
+    "sqlstate",
+    [None, "08006", "53300", "57P03"],
+    ids=["no_connection", "broken", "no_connection_free", "starting_up"],
+)
 def test_leases_that_ran_out_while_the_database_was_away_may_be_renewed_first(
-    settings: Settings, sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    sessions: SessionFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    sqlstate: str | None,
 ) -> None:
     [job_id] = _add_jobs(sessions)
     _lapse(sessions, job_id)
     database = FaultyDatabase(sessions)
+    database.error = OperationalError("BEGIN", {}, _Refusal(sqlstate))
     reconciler = _reconciler(settings, database.sessions)
 
     def status_after_a_round() -> str:
