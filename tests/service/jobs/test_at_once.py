@@ -1,6 +1,8 @@
-"""Submissions, and what else a tenant does at the same time."""
+"""What tenants and workers do at the same time: who waits for whom, and sees what of it."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
@@ -10,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.datasets import service as datasets
 from service.datasets.schemas import DatasetChange
 from service.db.session import SessionFactory, transaction
+from service.db.tables import JobStatus
 from service.jobs import service as jobs
 from service.jobs import submission
 from service.jobs.repository import JobRepository
@@ -83,3 +86,30 @@ def test_job_that_is_repeated_cannot_be_deleted_meanwhile(sessions: SessionFacto
     with transaction(sessions) as second:
         jobs.delete(second, job_id)
         assert not JobRepository.from_session(second).hold(job_id)
+
+
+@on_postgresql
+def test_cancel_that_comes_while_a_worker_takes_the_job_asks_that_worker(
+    sessions: SessionFactory,
+) -> None:
+    with transaction(sessions) as session:
+        job_id = add_job(session).id
+
+    def cancel() -> str:
+        with transaction(sessions) as session:
+            return jobs.request_cancel(session, job_id).status
+
+    def waits_for_a_lock() -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        with transaction(sessions) as session:
+            return bool(session.scalar(text(query)))
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(sessions) as session:
+            assert jobs.claim(session, job_id, "w1", 60) is not None
+            cancelled = pool.submit(cancel)
+            deadline = time.monotonic() + 8  # less than the lock is waited for
+            while not waits_for_a_lock():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert cancelled.result() == JobStatus.CANCELLING
