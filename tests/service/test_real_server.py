@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,6 +118,24 @@ def test_client_that_hangs_up_leaves_nothing(
 def _count_keys(sessions: SessionFactory) -> int:
     with transaction(sessions) as session:
         return session.query(IdempotencyRecord).count()
+
+
+def test_upload_keeps_its_claim_for_as_long_as_bytes_come(
+    server: str, secret: str, sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.idempotency.UPLOAD_CLAIM_LASTS", timedelta(0))  # renews at once
+
+    def lasts_until() -> datetime:
+        with transaction(sessions) as session:
+            return session.query(IdempotencyRecord).one().expires_at
+
+    with raw_upload(server, secret, length=100 * MIB, Idempotency_Key="once") as connection:
+        connection.send(PART_HEAD)
+        assert wait_until(lambda: _count_keys(sessions) == 1)
+        for _ in range(2):
+            before = lasts_until()
+            connection.send(b"x" * 1000)
+            assert wait_until(lambda before=before: lasts_until() > before)
 
 
 def test_second_upload_is_told_while_the_first_runs(

@@ -133,11 +133,10 @@ def test_checkpoint_that_was_damaged_in_the_store_is_not_gone_on_from(
 ) -> None:
     job_id = _release_half_way(bench, "checkpoint_then_succeed_when_resumed")
     _stored(bench, job_id)[0].write_bytes(b"half-way")
-    elsewhere = tmp_path / "other-host"
-    elsewhere.mkdir()
-    bench.run(job_id, "succeed", work_dir=elsewhere)
-    assert _result(bench, job_id, tmp_path) == b"suspect weights"
-    assert not (elsewhere / job_id).exists()
+    claim = bench.claim(job_id)
+    with job_folder(tmp_path, job_id, wait_seconds=0, check=bool) as folder:
+        assert not checkpoints.bring(bench.store, folder, claim, Patience(0, bool))
+        assert list(folder.work.iterdir()) == []
 
 
 def test_checkpoint_that_could_not_be_had_once_is_looked_for_again(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -549,7 +550,7 @@ def test_job_that_is_cancelled_before_its_child_starts_starts_none(bench: Bench)
 def test_job_that_waits_on_its_worker_can_be_cancelled(bench: Bench, what: str) -> None:
     """For an earlier attempt to leave its folder, or for others to leave enough devices."""
     job_id = bench.add_job()
-    supervisor = bench.supervisor("succeed", lease_seconds=600.0)
+    supervisor = bench.supervisor("succeed", lease_seconds=100.0)
     claim = bench.claim(job_id)
     _cancel(bench, job_id)
     with ExitStack() as others:
@@ -559,7 +560,8 @@ def test_job_that_waits_on_its_worker_can_be_cancelled(bench: Bench, what: str) 
             others.enter_context(
                 job_folder(bench.settings.work_dir, job_id, wait_seconds=0, check=bool)
             )
-        assert isinstance(supervisor.run(claim), Cancelled)
+        run = ThreadPoolExecutor(1).submit(supervisor.run, claim)
+        assert isinstance(run.result(timeout=60), Cancelled)
     assert bench.job(job_id).status == JobStatus.CANCELLED
 
 
@@ -704,8 +706,8 @@ def test_stopping_worker_does_not_wait_for_long_for_a_database_that_is_away(
         bench.stopping.set()
 
     outcome = bench.run_until(
-        job_id, "wait", lambda: _started(bench, job_id), cut_and_stop, lease_seconds=600.0
-    )
+        job_id, "wait", lambda: _started(bench, job_id), cut_and_stop, lease_seconds=20.0
+    )  # within a minute: five leases are more
     assert isinstance(outcome, Lost)
     assert bench.folder(job_id).exists()  # it is not over
 

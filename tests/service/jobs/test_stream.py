@@ -10,16 +10,21 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
-from sqlalchemy import update
+from sqlalchemy import event, update
 from sqlalchemy.pool import QueuePool
 
+from sanitizer.errors import Fault
+from sanitizer.events import ErrorEvent
 from service.db.base import utc_now
 from service.db.session import SessionFactory, transaction
 from service.db.tables import ApiKey
 from service.jobs import service as jobs
+from service.jobs import stream
+from service.keys.service import Caller
 from service.queue import publish_wakeup
 from service.settings import Settings
 from tests.builders import make_progress_event, make_stage_event
+from tests.databases import on_postgresql
 from tests.service.jobs.builders import make_job, start_job
 
 STREAM = {"Accept": "text/event-stream"}
@@ -158,6 +163,37 @@ def test_stream_ends_with_its_key_and_tells_no_further_event(
             jobs.append_events(session, claim, [make_stage_event()])
         assert list(events) == []
     assert remote.get(job["links"]["events"], headers=STREAM).status_code == 401
+
+
+@on_postgresql
+def test_what_comes_while_the_stream_reads_is_not_missed(
+    client: httpx.Client, sessions: SessionFactory, app: FastAPI
+) -> None:
+    """The job ends right behind the look for new events."""
+    job = make_job(client)
+    claim = start_job(sessions, job["id"])
+    with transaction(sessions) as session:
+        key = session.query(ApiKey).one()
+    caller = Caller(key.tenant_id, key.id, frozenset())
+    read = stream._reader(app.state.services, caller, job["id"])
+    ended: list[bool] = []
+
+    def end(*execution: Any) -> None:
+        if "FROM job_events" in execution[2] and not ended:
+            ended.append(True)
+            with transaction(sessions) as session:
+                jobs.fail(session, claim, ErrorEvent(code="c", fault=Fault.INPUT, message="No."))
+
+    engine = app.state.services.sessions.kw["bind"]
+    event.listen(engine, "after_cursor_execute", end)
+    first = read(0)
+    event.remove(engine, "after_cursor_execute", end)
+    assert (first.over, ended) == (False, [True])
+    second = read(first.events[-1].sequence)
+    assert second.over
+    told = first.events + second.events
+    assert [each.type for each in told] == ["status", "status", "error", "status"]
+    assert told[-1].data["status"] == "failed"
 
 
 def test_open_stream_holds_no_connection_of_the_database(
