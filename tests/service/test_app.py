@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,9 +11,11 @@ from sqlalchemy import QueuePool, create_engine, text
 
 from service import errors
 from service.dependencies import ReadSession
+from service.services import Services
 from service.settings import Settings
 from tests.databases import every_database
 from tests.service.problem_documents import code_and_pointers, problem, read_problem
+from tests.worker.faulty_store import FaultyStore
 
 
 def test_whoever_opens_the_address_is_led_to_the_documentation(anonymous: httpx.Client) -> None:
@@ -80,6 +83,18 @@ def test_database_that_does_not_answer_is_a_problem(app: FastAPI, client: httpx.
 
     answer = client.get("/broken")
     assert code_and_pointers(answer) == (503, "unavailable", [])
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_store_that_does_not_answer_is_a_problem(app: FastAPI, client: httpx.Client) -> None:
+    file = client.post("/v1/models", files={"file": ("m.pt", b"weights")}).json()["links"]["file"]
+    services: Services = app.state.services
+    store = FaultyStore(services.store)
+    store.cut()
+    app.state.services = replace(services, store=store)
+    answer = client.get(file)
+    assert code_and_pointers(answer) == (503, "unavailable", [])
+    assert answer.json()["detail"] == "The store does not answer."
     assert answer.headers["retry-after"] == "5"
 
 

@@ -37,6 +37,11 @@ class FaultyStore:
         self._meet(key)
         return self._store.fetch(key, path, **more)
 
+    async def size(self, key: str) -> int:
+        """See the contract."""
+        self._meet(key)
+        return await self._store.size(key)
+
     def delete(self, key: str) -> None:
         """See the contract."""
         self._meet(key)

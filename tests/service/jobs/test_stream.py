@@ -165,6 +165,33 @@ def test_stream_ends_with_its_key_and_tells_no_further_event(
     assert remote.get(job["links"]["events"], headers=STREAM).status_code == 401
 
 
+def test_stream_of_an_ended_job_tells_all_of_it_however_much_that_is(
+    remote: httpx.Client, sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.stream.BATCH", 2)
+    job = make_job(remote)
+    claim = start_job(sessions, job["id"])
+    with transaction(sessions) as session:
+        jobs.append_events(session, claim, [make_stage_event()] * 4)
+        jobs.fail(session, claim, ErrorEvent(code="c", fault=Fault.INPUT, message="No."))
+    with streamed(remote, job) as events:
+        told = [event["event"] for event in events]
+    assert told == ["status", "status", *["stage"] * 4, "error", "status"]
+
+
+def test_stream_ends_when_its_job_is_deleted(
+    client: httpx.Client, sessions: SessionFactory, app: FastAPI
+) -> None:
+    job = make_job(client)
+    with transaction(sessions) as session:
+        key = session.query(ApiKey).one()
+    read = stream._reader(app.state.services, Caller(key.tenant_id, key.id, frozenset()), job["id"])
+    assert not read(0).over
+    client.post(job["links"]["cancel"])
+    client.delete(job["links"]["self"])
+    assert (read(0).events, read(0).over) == ([], True)
+
+
 @on_postgresql
 def test_what_comes_while_the_stream_reads_is_not_missed(
     client: httpx.Client, sessions: SessionFactory, app: FastAPI
