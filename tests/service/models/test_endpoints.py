@@ -364,6 +364,13 @@ def test_file_name_is_offered_in_two_encodings(client: httpx.Client) -> None:
     assert answer.headers["etag"] == f'"{SHA256}"'
 
 
+def test_file_is_for_its_client_alone_and_never_a_page(client: httpx.Client) -> None:
+    file = client.get(f"/v1/models/{upload(client).json()['id']}/file")
+    assert file.headers["cache-control"] == "private, no-cache"
+    assert file.headers["x-content-type-options"] == "nosniff"
+    assert file.headers["content-type"] == "application/octet-stream"
+
+
 @pytest.mark.parametrize(
     ("range_", "status", "content_range", "content"),
     [
