@@ -33,6 +33,7 @@ from sanitizer.randomness import derive_seed
 from sanitizer.report.artifacts import sha256_of
 from sanitizer.report.model import DataRecord, ModelFile, ModelRecord
 from sanitizer.spec import AutoConfig, DataSource, MethodConfig, SanitizeSpec
+from sanitizer.warning_codes import WarningCode
 
 Digests = NDArray[np.uint8]
 """Of each image of a set, [N, 16]."""
@@ -130,7 +131,7 @@ class _Loader:
         suspect = load_network(checkpoint, spec.model)
         if suspect.detected and cifar_resnet.is_changed_torchvision(suspect.network.network):
             self.journal.warn(
-                "stem_assumed",
+                WarningCode.STEM_ASSUMED,
                 "The weights are those of a torchvision ResNet with another stem; it is taken as "
                 f"a {suspect.architecture}: a stem of stride 1 and no pooling after it, which the "
                 "weights do not say. If the accuracy before is far from what you know of this "
@@ -239,7 +240,7 @@ class _Loader:
         if image_set.resized:
             height, width = suspect.input_size
             self.journal.warn(
-                "images_resized",
+                WarningCode.IMAGES_RESIZED,
                 f"{image_set.resized} of {len(image_set.labels)} images of the {name} data were "
                 f"resized to the model's input, {height} x {width} pixels.",
             )
@@ -272,7 +273,7 @@ class _Loader:
         both = sum(digest.tobytes() in seen for digest in evaluation)
         if both:
             self.journal.warn(
-                "data_overlap",
+                WarningCode.DATA_OVERLAP,
                 f"{both} of {len(evaluation)} evaluation images are among the images "
                 "trained on; their share of the accuracy says nothing about new images.",
             )

@@ -28,6 +28,7 @@ from sanitizer.stages.screen import screen_images
 from sanitizer.stages.search import search
 from sanitizer.stages.train import scale_warning
 from sanitizer.stages.write import Results, deliver, write
+from sanitizer.warning_codes import WarningCode
 
 
 def sanitize(
@@ -76,7 +77,9 @@ def _begun(run: Run) -> None:
     run.state = saved or RunState(fingerprint)
     if saved:
         run.state.resumed += 1
-        run.journal.warn("resumed", "The run was interrupted and goes on from its last checkpoint.")
+        run.journal.warn(
+            WarningCode.RESUMED, "The run was interrupted and goes on from its last checkpoint."
+        )
     run.network = run.inputs.suspect.network.to(run.device)
     # Convolutions are a quarter faster with channels last, on CPUs as well as on GPUs.
     run.network.to(memory_format=torch.channels_last)
@@ -102,7 +105,7 @@ def _executed(run: Run) -> Report:
         found_before = search(run, Stage.INSPECT, "Searching the model as it came for triggers.")
     train_and_choose(run, found_before)
     if warning := scale_warning(records_of_kept(run)):
-        run.journal.warn("backed_off", warning)
+        run.journal.warn(WarningCode.BACKED_OFF, warning)
     model_path = deliver(run)
     after = measure(run, Stage.EVALUATE, "Measuring the sanitized model.")
     durability = retune(run)
@@ -118,7 +121,7 @@ def _saved(run: Run, fingerprint: str) -> RunState | None:
     try:
         return RunState.load(run.work, fingerprint)
     except CheckpointDamaged as error:
-        run.journal.warn("checkpoint_damaged", f"{error} The run starts over.")
+        run.journal.warn(WarningCode.CHECKPOINT_DAMAGED, f"{error} The run starts over.")
         return None
 
 

@@ -52,8 +52,10 @@ class Problem(BaseModel):
     detail: str = Field(description="What came, what was expected, what to do.")
     instance: str = Field(description="The path that was asked for.")
     code: str = Field(
-        description="Stable name of the kind of problem, for programs.",
+        description="Stable name of the kind of problem, for programs. Later versions may add "
+        "some: take one that you do not know by its `status`. `GET /problems` explains them.",
         examples=["model_not_found"],
+        json_schema_extra={"x-extensible-enum": [*errors.kinds()]},
     )
     request_id: str = Field(description="Finds the request in the operator's log.")
     errors: list[ProblemField] = Field(description="Places at fault, the first 100; may be empty.")

@@ -27,6 +27,7 @@ from sanitizer.events import (
     ResultEvent,
     WarningEvent,
 )
+from sanitizer.warning_codes import WarningCode
 from worker import descendants
 from worker.isolation import Allowed
 
@@ -256,7 +257,7 @@ class Child:
                 "The run tells more than is kept of one; from here on its figures are left out."
             )
             log.warning(message, pid=self.pid)
-            self._put(WarningEvent(code="story_too_long", message=message))
+            self._put(WarningEvent(code=WarningCode.STORY_TOO_LONG, message=message))
         return not self._is_full
 
     @property

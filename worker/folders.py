@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sanitizer.errors import Fault, SanitizerError
+from service.jobs.codes import WorkerCode
 
 LOOK_SECONDS = 0.2
 
@@ -16,7 +17,7 @@ LOOK_SECONDS = 0.2
 class FolderBusy(SanitizerError):
     """An earlier attempt at the job, or its child, still works in the folder."""
 
-    code = "work_folder_busy"
+    code = WorkerCode.WORK_FOLDER_BUSY
     fault = Fault.MACHINE
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from sanitizer.errors import Fault
+from sanitizer.errors import Fault, InvalidSpec
 from sanitizer.spec import Device, SanitizeSpec
 from service.db.session import SessionFactory, transaction
 from service.db.tables import Dataset, Job, Model
+from service.jobs.codes import WorkerCode
 from service.jobs.spec import build_spec
 from service.storage import ContentDiffers, ObjectMissing, ObjectStore, StorageError, references
 from worker.folders import JobFolder
@@ -53,7 +54,8 @@ class Inputs:
             check: Called again and again; raises if the attempt shall not go on.
 
         Raises:
-            RunFailed: A file cannot be had, or the request is not valid.
+            RunFailed: A file cannot be had.
+            InvalidSpec: The stored request is not valid for this version.
         """
         with transaction(self._sessions) as session:
             job, model, datasets = _rows(session, job_id)
@@ -78,10 +80,8 @@ class Inputs:
                 checkpoint_seconds=checkpoint_seconds,
             )
         except ValidationError as error:
-            raise RunFailed(
-                "invalid_spec",
-                Fault.INPUT,
-                f"The stored request is not valid for this version: {error}. Submit it anew.",
+            raise InvalidSpec(
+                f"The stored request is not valid for this version: {error}. Submit it anew."
             ) from error
         folder.spec.write_text(spec.model_dump_json(), encoding="utf-8")
         return spec
@@ -96,7 +96,7 @@ class Inputs:
         except references.ReferenceRefused as error:
             # The service took it: what differs here is the settings, or a share is not mounted.
             raise RunFailed(
-                "reference_refused",
+                WorkerCode.REFERENCE_REFUSED,
                 Fault.INPUT if dataset.deleted_at else Fault.MACHINE,
                 str(error),
                 reference=error.uri,
@@ -107,25 +107,25 @@ class Inputs:
     ) -> None:
         key = row.storage_key
         if key is None:
-            raise RunFailed("file_gone", Fault.INPUT, f"{what} has no file.")
+            raise RunFailed(WorkerCode.FILE_GONE, Fault.INPUT, f"{what} has no file.")
         try:
             self._patience.of(lambda: self._store.fetch(key, path, sha256=row.sha256, check=check))
         except ObjectMissing as error:
             if row.deleted_at is None:
                 raise RunFailed(
-                    "file_gone",
+                    WorkerCode.FILE_GONE,
                     Fault.MACHINE,
                     f"{what} is not in the store, as this worker sees it. Ask the operator whether "
                     "it was lost, or the store is not the one that the service writes to.",
                 ) from error
             raise RunFailed(
-                "file_gone",
+                WorkerCode.FILE_GONE,
                 Fault.INPUT,
                 f"{what} was deleted. Upload it again and submit a new job.",
             ) from error
         except ContentDiffers as error:
             raise RunFailed(
-                "stored_file_damaged",
+                WorkerCode.STORED_FILE_DAMAGED,
                 Fault.MACHINE,
                 f"{what} came out of the store with other bytes than went in.",
                 expected=error.expected,
@@ -133,7 +133,9 @@ class Inputs:
             ) from error
         except StorageError as error:
             raise RunFailed(
-                "store_unavailable", Fault.MACHINE, f"{what} could not be fetched: {error}."
+                WorkerCode.STORE_UNAVAILABLE,
+                Fault.MACHINE,
+                f"{what} could not be fetched: {error}.",
             ) from error
 
 

@@ -4,10 +4,11 @@ import errno
 import signal
 from dataclasses import dataclass
 
-from sanitizer.errors import Fault, SanitizerError
+from sanitizer.errors import Fault, InternalError, OutOfDisk, SanitizerError
 from sanitizer.events import ErrorEvent
 from sanitizer.exits import Exit
 from sanitizer.report.model import Report
+from service.jobs.codes import WorkerCode
 from service.jobs.service import StoredArtifact
 
 
@@ -55,7 +56,7 @@ class Stopped(Exception):
 class RunFailed(Exception):
     """The attempt failed outside the child."""
 
-    def __init__(self, code: str, fault: Fault, message: str, **data: object) -> None:
+    def __init__(self, code: WorkerCode, fault: Fault, message: str, **data: object) -> None:
         super().__init__(message)
         self.event = ErrorEvent(code=code, fault=fault, message=message, data=data)
 
@@ -63,14 +64,16 @@ class RunFailed(Exception):
 def bad_result(reason: str) -> RunFailed:
     """The child says it has a result, but it is none."""
     return RunFailed(
-        "invalid_result", Fault.MACHINE, f"The run left a result that cannot be taken: {reason}."
+        WorkerCode.INVALID_RESULT,
+        Fault.MACHINE,
+        f"The run left a result that cannot be taken: {reason}.",
     )
 
 
 def event_of_timeout(limit_seconds: float) -> ErrorEvent:
     """What is said of a run that took too long. It would again, so the input is at fault."""
     return ErrorEvent(
-        code="timeout",
+        code=WorkerCode.TIMEOUT,
         fault=Fault.INPUT,
         message=f"The run took longer than the {limit_seconds:g} s that a job may take here. Ask "
         "for fewer epochs or images.",
@@ -88,14 +91,14 @@ def event_of_exit(code: int, stderr: str) -> ErrorEvent:
     data: dict[str, object] = {"exit_code": code, "stderr": stderr}
     if code == Exit.UNSUPPORTED:
         return ErrorEvent(
-            code="unsupported_input",
+            code=WorkerCode.UNSUPPORTED_INPUT,
             fault=Fault.INPUT,
             message="The run refused what it was given, but its error could not be read.",
             data=data,
         )
     if code >= 0:
         return ErrorEvent(
-            code="internal_error",
+            code=InternalError.code,
             fault=Fault.MACHINE,
             message=f"The run ended with exit code {code} and without a word on why.",
             data=data,
@@ -111,7 +114,7 @@ def event_of_exit(code: int, stderr: str) -> ErrorEvent:
         else ""
     )
     return ErrorEvent(
-        code="child_killed",
+        code=WorkerCode.CHILD_KILLED,
         fault=Fault.MACHINE,
         message=f"The run was ended by {name}.{hint}",
         data={"signal": name, **data},
@@ -121,7 +124,7 @@ def event_of_exit(code: int, stderr: str) -> ErrorEvent:
 def event_of_stuck_child() -> ErrorEvent:
     """What is said of a child that said nothing and cannot be killed."""
     return ErrorEvent(
-        code="child_stuck",
+        code=WorkerCode.CHILD_STUCK,
         fault=Fault.MACHINE,
         message="The run hangs in the operating system and cannot be ended: a disk or a driver of "
         "the worker does not answer.",
@@ -137,8 +140,8 @@ def event_of_fault(error: Exception) -> ErrorEvent:
             code=error.code, fault=error.fault, message=error.message, data=error.data
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _own_fault("out_of_disk", "The worker's disk is full.", error)
-    return _own_fault("internal_error", "The worker made a mistake; its log has more.", error)
+        return _own_fault(OutOfDisk.code, "The worker's disk is full.", error)
+    return _own_fault(InternalError.code, "The worker made a mistake; its log has more.", error)
 
 
 def _own_fault(code: str, message: str, error: Exception) -> ErrorEvent:

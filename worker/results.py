@@ -14,6 +14,7 @@ from sanitizer.errors import Fault
 from sanitizer.events import Artifact as NamedFile
 from sanitizer.report.model import ArtifactKind, Report
 from service.db.base import new_id
+from service.jobs.codes import WorkerCode
 from service.jobs.service import StoredArtifact
 from service.storage import ObjectStore, StorageError
 from service.storage.regular import open_regular
@@ -102,7 +103,7 @@ def _store(
         put = patience.of(lambda: store.put_file(key, out / file.name, check=check))
     except StorageError as error:
         raise RunFailed(
-            "store_unavailable", Fault.MACHINE, f"The result could not be stored: {error}."
+            WorkerCode.STORE_UNAVAILABLE, Fault.MACHINE, f"The result could not be stored: {error}."
         ) from error
     except OSError as error:
         raise bad_result(f"{file.name} cannot be read: {error.strerror}") from error

@@ -25,6 +25,7 @@ from sanitizer.data.source import (
 )
 from sanitizer.errors import CorruptImage, DataUnreadable, UnsafeArchive
 from sanitizer.report.model import WarningRecord
+from sanitizer.warning_codes import WarningCode
 
 SUFFIXES = frozenset(
     {
@@ -390,7 +391,7 @@ def _ignored_warning(ignored: Sequence[str]) -> Sequence[WarningRecord]:
         if len(ignored) == 1
         else f"{len(ignored):,} files that are no images in a class folder were left out"
     )
-    return [WarningRecord(code="files_ignored", message=f"{told}: {listed(ignored, 5)}.")]
+    return [WarningRecord(code=WarningCode.FILES_IGNORED, message=f"{told}: {listed(ignored, 5)}.")]
 
 
 def _is_image_start(start: bytes) -> bool:

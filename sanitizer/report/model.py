@@ -477,7 +477,7 @@ class Cost(_Part):
 class WarningRecord(_Part):
     """Something a person should know."""
 
-    code: str
+    code: str = Field(description="Stable and machine-readable; those of `JobWarning`.")
     message: Told
 
 

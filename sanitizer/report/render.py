@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from sanitizer.report.model import SUSPICIOUS_ANOMALY, Proportion, Report, TryOutcome
+from sanitizer.warning_codes import WarningCode
 
 _PICTURES = {
     # By the start of a picture's name: heading, and what somebody is told who does not see it.
@@ -48,7 +49,7 @@ _PICTURES = {
     ),
 }
 _BACKTICKS = re.compile("`([^`]+)`")
-UNEXPECTED_CODES = ("preparation_suspected", "class_order_suspected")
+UNEXPECTED_CODES = (WarningCode.PREPARATION_SUSPECTED, WarningCode.CLASS_ORDER_SUSPECTED)
 """Warnings with which images are not screened; a test holds them against
 `sanitizer.stages.expect`."""
 

@@ -10,8 +10,9 @@ from sanitizer.progress import Preparation
 from sanitizer.report.model import WarningRecord
 from sanitizer.stages.measure import chance_warning
 from sanitizer.stages.run import Run
+from sanitizer.warning_codes import WarningCode
 
-PREPARATION, ORDER = "preparation_suspected", "class_order_suspected"
+PREPARATION, ORDER = WarningCode.PREPARATION_SUSPECTED, WarningCode.CLASS_ORDER_SUSPECTED
 _LISTED = 12
 """Classes of an order that a warning names."""
 

@@ -9,6 +9,7 @@ from sanitizer.events import MetricEvent, Stage
 from sanitizer.spec import augmentation_of, looks_first, trainings_of
 from sanitizer.stages.measure import knows_little
 from sanitizer.stages.run import Run
+from sanitizer.warning_codes import WarningCode
 
 
 def fit_augmentation(run: Run) -> None:
@@ -77,10 +78,12 @@ def _warn(run: Run, borne: Borne, padding: int, flip: bool) -> None:
         if not training.fit_augmentation and not borne.bears(training)
     ]
     if fitted:
-        run.journal.warn("augmentation_fitted", f"{seen} It is trained with {crops}{mirrored}.")
+        run.journal.warn(
+            WarningCode.AUGMENTATION_FITTED, f"{seen} It is trained with {crops}{mirrored}."
+        )
     if obstinate:
         run.journal.warn(
-            "augmentation_not_borne",
+            WarningCode.AUGMENTATION_NOT_BORNE,
             f"{seen} {', '.join(obstinate)} may unteach it what it knows: "
             "`fit_augmentation` true leaves out what it does not bear.",
         )

@@ -11,6 +11,7 @@ from sanitizer.evaluation.predict import predict
 from sanitizer.events import MetricEvent, Stage
 from sanitizer.report.model import Evaluation
 from sanitizer.stages.run import Run
+from sanitizer.warning_codes import WarningCode
 
 LEAST_KNOWN = 0.1
 """Share of the way from one answer for all to all right that a model must have gone."""
@@ -37,7 +38,7 @@ def chance_warning(run: Run) -> tuple[str, str] | None:
     (classes, mean), names = _recall(run), run.inputs.evaluation.class_names
     size = " x ".join(map(str, run.inputs.suspect.input_size))
     return (
-        "suspect_near_chance",
+        WarningCode.SUSPECT_NEAR_CHANCE,
         f"The model as it came gets {100 * mean:.1f}% of the evaluation images right, on average "
         f"over their classes, where one answer for all of them would get {100 / classes:.1f}%. Are "
         "the images what it expects? `input_size`, `mean` and `std` say how they are prepared "

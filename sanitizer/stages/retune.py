@@ -8,6 +8,7 @@ from sanitizer.events import MetricEvent, Stage
 from sanitizer.randomness import derive_seed
 from sanitizer.report.model import Durability
 from sanitizer.stages.run import Run
+from sanitizer.warning_codes import WarningCode
 
 
 def retune(run: Run) -> Durability | None:
@@ -53,13 +54,13 @@ def retune(run: Run) -> Durability | None:
     except TrainingDiverged:
         # The model is sanitized and measured by now: it is not lost to what came on top.
         run.journal.warn(
-            "retuning_diverged",
+            WarningCode.RETUNING_DIVERGED,
             "Durability cannot be told: at a learning rate of "
             f"{RETUNING_RATE:g} a copy of the sanitized model diverged.",
         )
         return None
     except NotEnoughImages as error:
-        run.journal.warn("retuning_left_out", f"Durability cannot be told: {error}")
+        run.journal.warn(WarningCode.RETUNING_LEFT_OUT, f"Durability cannot be told: {error}")
         return None
     if is_new:
         run.journal.emit(MetricEvent(stage=Stage.RETUNE, values=_retuned_figures(durability)))

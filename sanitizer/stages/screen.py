@@ -4,6 +4,7 @@ from sanitizer.events import MetricEvent, Stage
 from sanitizer.progress import Preparation
 from sanitizer.screened import Screened, screen
 from sanitizer.stages.run import Run
+from sanitizer.warning_codes import WarningCode
 
 
 def screen_images(run: Run) -> Screened:
@@ -11,7 +12,7 @@ def screen_images(run: Run) -> Screened:
     screened = Screened.model_validate_json(run.group.from_leader(lambda: _screened(run)))
     run.inputs = screened.applied(run.inputs, run.spec)
     if warning := screened.warning(run.inputs.clean.class_names):
-        run.journal.warn("triggered_images", warning)
+        run.journal.warn(WarningCode.TRIGGERED_IMAGES, warning)
     return screened
 
 

@@ -32,6 +32,7 @@ from sanitizer.spec import (
 )
 from service.db.tables import JobStatus
 from service.fields import Input, Metadata, Name, Output, PlainText, Time
+from service.jobs.codes import ERROR_MEANINGS, WARNING_MEANINGS, described
 from service.pagination import Page
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -196,9 +197,7 @@ class Figures(Output):
 class JobWarning(Output):
     """Something a person should know that did not stop the run."""
 
-    code: str = Field(
-        description="Stable and machine-readable.", examples=["preparation_suspected"]
-    )
+    code: str = Field(examples=["preparation_suspected"], **described(WARNING_MEANINGS))
     message: str = Field(description="What was seen, and what to do.")
 
 
@@ -232,10 +231,7 @@ class JobSummary(Output):
 class JobError(Output):
     """Why a job failed."""
 
-    code: str = Field(
-        description="Stable and machine-readable, such as `unsafe_checkpoint`.",
-        examples=["class_mismatch"],
-    )
+    code: str = Field(examples=["class_mismatch"], **described(ERROR_MEANINGS))
     message: str = Field(description="What came, what was expected, what to do.")
     data: dict[str, Any] = Field(description="Details for programs; by `code`.")
 
@@ -363,7 +359,9 @@ class JobEventOut(Output):
     data: dict[str, Any] = Field(
         description="By `type`. `status`: {status, ...}; `stage`: {stage, message}; `progress`: "
         "{stage, fraction, epoch, epochs, step, steps}; `metric`: {stage, epoch, values}; "
-        "`warning`: {code, message}; `result`: {artifacts}; `error`: {code, fault, message, data}."
+        "`warning`: {code, message}, the code one of `JobWarning`, or of `JobError` where the "
+        "machine was at fault and the job is tried again; `result`: {artifacts}; `error`: {code, "
+        "fault, message, data}, with `fault` `input` or `machine`."
     )
 
 

@@ -29,6 +29,7 @@ from sanitizer.report.model import ArtifactKind, Report
 from sanitizer.spec import Device
 from service.db.base import utc_now
 from service.db.tables import Artifact, Job, JobCost, JobStatus, Model
+from service.jobs.codes import WorkerCode
 from service.jobs.costs import CostRepository
 from service.jobs.repository import JobRepository, is_due
 from service.jobs.schemas import JobRequest, JobSummary
@@ -630,7 +631,7 @@ def take_back_expired(session: Session, limit: int = BATCH) -> list[Job]:
                 {JobStatus.RUNNING},
                 JobStatus.FAILED,
                 conditions=lapsed,
-                error_code="worker_lost",
+                error_code=WorkerCode.WORKER_LOST.value,
                 error_message=(
                     f"The worker fell silent in attempt {attempt}, which was the last one. Ask the "
                     "operator what stops the workers (memory, most often), then retry the job."
