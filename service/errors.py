@@ -7,6 +7,7 @@ answers.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -30,6 +31,7 @@ class ServiceError(Exception):
         errors: The places at fault, where there are several or they have a name.
         extensions: Further members of the problem document.
         headers: Headers of the answer.
+        always_with: Names of headers that every such answer has, each with its description.
     """
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -39,6 +41,7 @@ class ServiceError(Exception):
         "Something went wrong that is not your fault. Send the request again; if it fails again, "
         "give the operator the `request_id` of the problem: the log has more under it."
     )
+    always_with: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -55,6 +58,9 @@ class ServiceError(Exception):
         self.extensions = extensions
 
 
+CHALLENGE = MappingProxyType({"WWW-Authenticate": "What is asked for (RFC 6750)."})
+RETRY_AFTER = MappingProxyType({"Retry-After": "Seconds to wait before the next try."})
+
 # --- Who asks ------------------------------------------------------------------------------------
 
 
@@ -69,6 +75,7 @@ class Unauthenticated(ServiceError):
         "`sanitizer keys bootstrap` makes the first key of a server; `POST /v1/keys` makes "
         "further ones."
     )
+    always_with = CHALLENGE
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="sanitizer"'})
@@ -84,6 +91,7 @@ class Forbidden(ServiceError):
         "`read` is enough for every GET, `write` is needed to upload, submit, cancel and delete, "
         "`admin` for keys. Use a key with the scope that the problem names."
     )
+    always_with = CHALLENGE
 
     def __init__(self, needed: str, held: Sequence[str]) -> None:
         challenge = f'Bearer realm="sanitizer", error="insufficient_scope", scope="{needed}"'
@@ -290,6 +298,7 @@ class RangeNotSatisfiable(ServiceError):
     code = "range_not_satisfiable"
     title = "The range lies outside the file"
     explanation = "The `Content-Range` header of the answer gives the size of the file."
+    always_with = MappingProxyType({"Content-Range": "The size of the file, as `bytes */SIZE`."})
 
     def __init__(self, size: int) -> None:
         super().__init__(
@@ -551,6 +560,7 @@ class TooManyJobs(ServiceError):
     explanation = (
         "Wait until some of your jobs have run, or cancel some, and send the request again."
     )
+    always_with = RETRY_AFTER
 
     def __init__(self, queued: int, limit: int, *, retry_after_seconds: int = 30) -> None:
         super().__init__(
@@ -571,6 +581,7 @@ class Unavailable(ServiceError):
     code = "unavailable"
     title = "The service is not available"
     explanation = "The database or the store does not answer. Nothing was lost: try again soon."
+    always_with = RETRY_AFTER
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"Retry-After": "5"})

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from service import errors, problems
+from service.idempotency import REPLAYED_HEADER
 from service.problems import Problem
 
 TITLE = "Backdoor sanitizer"
@@ -24,8 +25,9 @@ at `/events`.
 4. `GET /v1/models/{result_model_id}/file`: download the sanitized model, in the format it came in.
 
 Every error is a problem document (RFC 9457) with a stable `code`. Every POST that creates takes an
-`Idempotency-Key`. Lists are pages with a cursor. Times are RFC 3339 in UTC; shares are numbers from
-0 to 1.
+`Idempotency-Key`. Every answer has an `X-Request-ID`, the client's own if it sent one: the operator
+finds the request by it. Lists are pages with a cursor. Times are RFC 3339 in UTC; shares are
+numbers from 0 to 1.
 """
 TAGS = [
     {"name": "models", "description": "Files of weights: suspect ones, and sanitized ones."},
@@ -39,44 +41,81 @@ TAGS = [
 
 AUTH_ERRORS = (errors.Unauthenticated, errors.Forbidden)
 COMMON_ERRORS = (errors.InvalidRequest, errors.Unavailable, errors.ServiceError)
+BODY_ERRORS = (errors.BadRequest, errors.ContentTooLarge, errors.UnsupportedMediaType)
 CREATE_ERRORS = (
-    errors.ContentTooLarge,
     errors.IdempotencyKeyReused,
     errors.IdempotentRequestRunning,
-    errors.UnsupportedMediaType,
 )
 UPLOAD_ERRORS = (
     *CREATE_ERRORS,
-    errors.BadRequest,
     errors.ChecksumMismatch,
     errors.EmptyFile,
 )
-LOCATION: dict[str, Any] = {
+
+
+def _header(description: str, **schema: Any) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string", **schema}}
+
+
+CREATED: dict[str, Any] = {
     "headers": {
-        "Location": {"description": "Path of the new resource.", "schema": {"type": "string"}}
+        "Location": _header("Path of the new resource."),
+        REPLAYED_HEADER: _header(
+            "`true`: this is the answer that an earlier request with the `Idempotency-Key` got."
+        ),
     }
 }
-_FILE_CONTENT: dict[str, Any] = {
-    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILE_HEADERS = {
+    "ETag": _header("SHA-256 of the whole file, in quotation marks."),
+    "Accept-Ranges": _header("One range of bytes may be asked for.", enum=["bytes"]),
+    "Content-Disposition": _header("`attachment`, with the name of the file."),
 }
-FILE_RESPONSES: dict[int, dict[str, Any]] = {
-    200: {
-        "description": "The file. `ETag` is its SHA-256.",
-        "content": _FILE_CONTENT,
-    },
-    206: {"description": "The part that `Range` asked for.", "content": _FILE_CONTENT},
-    304: {"description": "The file is the one that `If-None-Match` names."},
-    307: {
-        "description": "The store itself gives the file, at an address that is good for a short "
-        "time and needs no key: do not send it one. Only where the operator has set "
-        "`presigned_seconds`; a request with `If-Range` is never redirected.",
-        "headers": {
-            "Location": {
-                "description": "A signed address of the file.",
-                "schema": {"type": "string", "format": "uri"},
-            }
+_CONTENT_RANGE = _header("First and last byte of the part, and the size of the file.")
+FILE_REQUEST: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": description,
+            "schema": {"type": "string"},
+        }
+        for name, description in (
+            ("Range", "One range of bytes, as `bytes=1000-`: for the rest of a broken download."),
+            ("If-Range", "An `ETag`: `Range` counts only if the file is still that one."),
+            ("If-None-Match", "An `ETag`: 304 without the file if it is still that one."),
+        )
+    ]
+}
+"""What a download may ask for beside its path."""
+
+
+def file_responses(
+    description: str = "The file.", *, any_type: bool = False
+) -> dict[int, dict[str, Any]]:
+    """What a download answers; `any_type`: the media type is the file's own."""
+    content = {"application/octet-stream": _BINARY, **({"*/*": _BINARY} if any_type else {})}
+    return {
+        200: {"description": description, "headers": _FILE_HEADERS, "content": content},
+        206: {
+            "description": "The part that `Range` asked for.",
+            "headers": {**_FILE_HEADERS, "Content-Range": _CONTENT_RANGE},
+            "content": content,
         },
-    },
+        304: {
+            "description": "The file is the one that `If-None-Match` names.",
+            "headers": _FILE_HEADERS,
+        },
+        307: _ELSEWHERE,
+    }
+
+
+_ELSEWHERE: dict[str, Any] = {
+    "description": "The store itself gives the file, at an address that is good for a short "
+    "time and needs no key: do not send it one. Only where the operator has set "
+    "`presigned_seconds`; a request with `If-Range` is never redirected.",
+    "headers": {"Location": _header("A signed address of the file.", format="uri")},
 }
 
 
@@ -118,12 +157,17 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 def _declare_common_errors(operation: dict[str, Any]) -> None:
     secured = "security" in operation
-    common = problems.responses(*COMMON_ERRORS, *(AUTH_ERRORS if secured else ()))
+    has_body = "requestBody" in operation
+    common = problems.responses(
+        *COMMON_ERRORS, *(AUTH_ERRORS if secured else ()), *(BODY_ERRORS if has_body else ())
+    )
     declared = operation["responses"]
     if "#/components/schemas/HTTPValidationError" in json.dumps(declared.get("422", {})):
         del declared["422"]
     for status, response in common.items():
-        declared.setdefault(str(status), response)
+        own = declared.setdefault(str(status), response)
+        if problems.MEDIA_TYPE in own.get("content", {}) and own is not response:
+            own["description"] = f"{response['description']}; {own['description']}"
     operation["responses"] = dict(sorted(declared.items()))
 
 

@@ -155,11 +155,22 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         case HTTPStatus.METHOD_NOT_ALLOWED:
             made = errors.MethodNotAllowed(f"{path} has no method {method}.")
         case HTTPStatus.BAD_REQUEST:
-            made = errors.BadRequest(str(error.detail))
+            made = errors.BadRequest(_unreadable(error))
         case _:
             made = errors.HttpError(str(error.detail))
     made.headers.update(error.headers or {})
     return _answer(request, made, error.status_code)
+
+
+def _unreadable(error: HTTPException) -> str:
+    # FastAPI says only that the body could not be parsed.
+    match error.__cause__:
+        case UnicodeDecodeError(object=body, start=place):
+            return f"The body is no UTF-8: byte {place} of it is 0x{body[place]:02x}."
+        case RecursionError():
+            return "The body has lists or objects within each other, deeper than can be read."
+        case _:
+            return str(error.detail)
 
 
 async def _on_database_error(request: Request, error: Exception) -> JSONResponse:
@@ -283,11 +294,17 @@ def responses(
     by_status: dict[int, list[type[ServiceError]]] = defaultdict(list)
     for kind in kinds:
         by_status[int(kind.status)].append(kind)
-    declared: dict[int | str, dict[str, Any]] = {
-        status: {
+    declared: dict[int | str, dict[str, Any]] = {}
+    for status, group in sorted(by_status.items()):
+        declared[status] = {
             "description": "; ".join(f"{kind.title} (`{kind.code}`)" for kind in group),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status, group in sorted(by_status.items())
-    }
+        headers = {
+            name: {"description": description, "schema": {"type": "string"}}
+            for kind in group
+            for name, description in kind.always_with.items()
+        }
+        if headers:
+            declared[status]["headers"] = headers
     return declared | {status: dict(answer) for status, answer in (also or {}).items()}

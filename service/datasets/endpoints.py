@@ -30,7 +30,7 @@ from service.dependencies import (
 from service.fields import no_nul_in_id
 from service.idempotency import Answer, OnceDep, fingerprint, run_upload
 from service.multipart import Upload
-from service.openapi import CREATE_ERRORS, LOCATION, UPLOAD_ERRORS
+from service.openapi import CREATE_ERRORS, CREATED, UPLOAD_ERRORS
 from service.pagination import cut
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=KeyedRoute)
@@ -44,7 +44,7 @@ DatasetId = Annotated[str, no_nul_in_id, Path(description="Id of a data set, `da
     summary="Upload a data set",
     status_code=201,
     response_model=DatasetOut,
-    responses=problems.responses(*UPLOAD_ERRORS, errors.UnknownDataFormat, also={201: LOCATION}),
+    responses=problems.responses(*UPLOAD_ERRORS, errors.UnknownDataFormat, also={201: CREATED}),
     openapi_extra={
         "requestBody": multipart.request_body(
             DatasetFields,
@@ -92,7 +92,7 @@ async def create(
         *CREATE_ERRORS,
         errors.ReferenceRefused,
         errors.UnknownDataFormat,
-        also={201: LOCATION},
+        also={201: CREATED},
     ),
 )
 def refer(

@@ -44,7 +44,7 @@ from service.jobs.schemas import (
 )
 from service.keys.service import Caller
 from service.models.repository import ModelRepository
-from service.openapi import CREATE_ERRORS, FILE_RESPONSES, LOCATION
+from service.openapi import CREATE_ERRORS, CREATED, FILE_REQUEST, file_responses
 from service.pagination import coerce_limit, cut, decode_cursor, encode_cursor
 from service.services import Services
 
@@ -86,7 +86,7 @@ SUBMIT_ERRORS = (
                 "model": JobValidation,
                 "description": "`validate_only`: what was checked, and what it would take.",
             },
-            202: LOCATION,
+            202: CREATED,
         },
     ),
 )
@@ -136,7 +136,7 @@ def create(
         errors.JobNotFound,
         errors.JobNotRetryable,
         errors.RequestOutdated,
-        also={202: LOCATION},
+        also={202: CREATED},
     ),
 )
 def retry(
@@ -453,8 +453,9 @@ def artifacts(job_id: JobId, caller: Reader, session: ReadSession) -> ArtifactLi
         errors.ArtifactNotFound,
         errors.FileGone,
         errors.RangeNotSatisfiable,
-        also=FILE_RESPONSES,
+        also=file_responses("The file, of the artifact's `media_type`.", any_type=True),
     ),
+    openapi_extra=FILE_REQUEST,
 )
 async def download(
     job_id: JobId,

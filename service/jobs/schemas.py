@@ -378,10 +378,15 @@ class JobMetricOut(Output):
         ge=1, description="Counted from 1. Null: an evaluation outside training."
     )
     name: str = Field(
-        description="`loss`, `cross_entropy`, `node`, `edge`, `embedding`, `perturbed`, `shift`, "
-        "`train_accuracy`, `learning_rate`, `seconds`, `accuracy`, `asr.<probe>`, `ra.<probe>`, "
-        "`estimated_asr.<class>`, `anomaly`, `retuned_accuracy`, `retuned_asr.<probe>`, "
-        "`poisoned_asr.<probe>`, `control_asr.<probe>`."
+        description="Of training: `loss` and its parts (`cross_entropy`, `node`, `edge`, "
+        "`embedding`, `perturbed`, `shift`), `train_accuracy`, `learning_rate`, `seconds`. Of "
+        "measuring: `accuracy`, `asr.<probe>`, `ra.<probe>`. Of screening: `left_out`, "
+        "`left_out.<class>`. Of searches: `estimated_asr.<class>`, `anomaly`, `rate.<kind>`. Of "
+        "stages that change the network at once: `pruned_channels`, `heldout_accuracy`, `gone`, "
+        "`regained` and others. Of a choice among methods: `accuracy.<method>`, "
+        "`residual.<method>`. Of durability: `retuned_accuracy`, `retuned_asr.<probe>`, "
+        "`poisoned_asr.<probe>`, `control_asr.<probe>`. Later versions may add some.",
+        examples=["train_accuracy"],
     )
     value: float
     at: Time

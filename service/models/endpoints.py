@@ -28,7 +28,7 @@ from service.models import service as models
 from service.models.repository import ModelRepository
 from service.models.schemas import ModelChange, ModelFields, ModelList, ModelOut
 from service.multipart import Upload
-from service.openapi import FILE_RESPONSES, LOCATION, UPLOAD_ERRORS
+from service.openapi import CREATED, FILE_REQUEST, UPLOAD_ERRORS, file_responses
 from service.pagination import cut
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=KeyedRoute)
@@ -42,7 +42,7 @@ ModelId = Annotated[str, no_nul_in_id, Path(description="Id of a model, `model_.
     summary="Upload a model",
     status_code=201,
     response_model=ModelOut,
-    responses=problems.responses(*UPLOAD_ERRORS, errors.UnknownModelFormat, also={201: LOCATION}),
+    responses=problems.responses(*UPLOAD_ERRORS, errors.UnknownModelFormat, also={201: CREATED}),
     openapi_extra={
         "requestBody": multipart.request_body(
             ModelFields, "The weights: safetensors, or a PyTorch file of tensors alone."
@@ -111,8 +111,9 @@ def get(model_id: ModelId, caller: Reader, session: ReadSession) -> ModelOut:
         errors.ModelNotFound,
         errors.FileGone,
         errors.RangeNotSatisfiable,
-        also=FILE_RESPONSES,
+        also=file_responses(),
     ),
+    openapi_extra=FILE_REQUEST,
 )
 async def download(
     model_id: ModelId, request: Request, caller: Reader, services: ServicesDep
@@ -132,9 +133,7 @@ async def download(
     "/{model_id}",
     operation_id="update_model",
     summary="Change a model",
-    responses=problems.responses(
-        errors.ModelNotFound, errors.ModelInUse, errors.UnsupportedMediaType
-    ),
+    responses=problems.responses(errors.ModelNotFound, errors.ModelInUse),
 )
 def update(model_id: ModelId, body: ModelChange, caller: Writer, session: WriteSession) -> ModelOut:
     """Corrects how images are prepared for a model, its architecture or its name, without another

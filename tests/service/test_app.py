@@ -246,3 +246,21 @@ def test_half_a_character_is_a_mistake_like_any_other(client: httpx.Client, body
     answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["errors"]
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b'{"name": "\xff"}', "The body is no UTF-8: byte 10 of it is 0xff."),
+        (
+            b"[" * 100_000,
+            "The body has lists or objects within each other, deeper than can be read.",
+        ),
+    ],
+    ids=["no-utf8", "too-deep"],
+)
+def test_body_that_cannot_be_read_is_a_problem_that_says_why(
+    client: httpx.Client, body: bytes, detail: str
+) -> None:
+    answer = client.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, read_problem(answer)["detail"]) == (400, detail)

@@ -65,6 +65,48 @@ def test_every_operation_declares_its_problems(document: dict[str, Any]) -> None
             assert "404" in declared
 
 
+def test_every_operation_with_a_body_declares_what_a_body_can_be_refused_for(
+    document: dict[str, Any],
+) -> None:
+    for _, _, operation in operations(document):
+        if "requestBody" in operation:
+            assert {"400", "413", "415"} <= set(operation["responses"])
+
+
+def test_what_an_operation_declares_of_its_own_does_not_hide_what_all_answer(
+    document: dict[str, Any],
+) -> None:
+    for _, _, operation in operations(document):
+        assert "`invalid_request`" in operation["responses"]["422"]["description"]
+
+
+def test_headers_that_clients_need_are_declared(document: dict[str, Any]) -> None:
+    def of(path: str, method: str, status: str) -> set[str]:
+        return set(document["paths"][path][method]["responses"][status].get("headers", {}))
+
+    assert of("/v1/jobs", "post", "202") == {"Location", "Idempotency-Replayed"}
+    assert of("/v1/jobs", "post", "401") == {"WWW-Authenticate"}
+    assert of("/v1/jobs", "post", "429") == of("/v1/jobs", "post", "503") == {"Retry-After"}
+    file = "/v1/models/{model_id}/file"
+    assert of(file, "get", "200") == {"ETag", "Accept-Ranges", "Content-Disposition"}
+    assert of(file, "get", "206") == of(file, "get", "200") | {"Content-Range"}
+    assert of(file, "get", "416") == {"Content-Range"}
+    taken = {each["name"] for each in document["paths"][file]["get"]["parameters"]}
+    assert taken == {"model_id", "Range", "If-Range", "If-None-Match"}
+
+
+def test_codes_are_listed_but_a_client_need_not_refuse_others(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name, known in (
+        ("JobError", "class_mismatch"),
+        ("JobWarning", "preparation_suspected"),
+        ("Problem", "model_not_found"),
+    ):
+        code = schemas[name]["properties"]["code"]
+        assert known in code["x-extensible-enum"]
+        assert "enum" not in code
+
+
 def test_every_operation_but_the_public_ones_needs_a_key(document: dict[str, Any]) -> None:
     unsecured = {path for path, _, operation in operations(document) if "security" not in operation}
     assert unsecured == PUBLIC
