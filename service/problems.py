@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 import structlog
@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from sanitizer.faults import in_words
 from service import errors
@@ -154,12 +155,27 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
             made = errors.NotFound(f"The API has no path {path}.")
         case HTTPStatus.METHOD_NOT_ALLOWED:
             made = errors.MethodNotAllowed(f"{path} has no method {method}.")
+            # Starlette's names those of one route alone; here each method is a route of its own.
+            made.headers["Allow"] = ", ".join(_methods_of(request))
+            return _answer(request, made)
         case HTTPStatus.BAD_REQUEST:
             made = errors.BadRequest(_unreadable(error))
         case _:
             made = errors.HttpError(str(error.detail))
     made.headers.update(error.headers or {})
     return _answer(request, made, error.status_code)
+
+
+def _methods_of(request: Request) -> list[str]:
+    routes = request.app.routes
+    return [
+        method.value
+        for method in HTTPMethod
+        if any(
+            route.matches({**request.scope, "method": method.value})[0] is Match.FULL
+            for route in routes
+        )
+    ]
 
 
 def _unreadable(error: HTTPException) -> str:

@@ -55,7 +55,8 @@ def test_unknown_method_is_a_problem_that_lists_the_known(client: httpx.Client) 
         title="The path has no such method",
         detail="/v1/models has no method PUT.",
     )
-    assert answer.headers["allow"]
+    assert answer.headers["allow"] == "GET, POST"
+    assert client.post("/v1/jobs/job_1").headers["allow"] == "DELETE, GET"
 
 
 def test_mistake_of_ours_is_a_problem_that_tells_nothing_of_it(
