@@ -104,7 +104,14 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 # --- Probes: triggers that are measured, never trained on ----------------------------------------
 
 
+def _with_kind(schema: dict[str, Any]) -> None:
+    """The kind has a default for Python; in JSON it is what tells which probe it is."""
+    schema["required"] = ["kind", *schema.get("required", [])]
+
+
 class _Probe(Strict):
+    model_config = ConfigDict(json_schema_extra=_with_kind)
+
     name: str = Field(
         default="trigger",
         pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$",
@@ -281,8 +288,24 @@ _PAPER_PHASES = (
 )
 
 
-class Training(Strict):
-    """How a network is trained, over augmented clean images.
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class _BelowPreset(Strict):
+    """Part of a method's settings: what is left out is as the method's preset has it.
+
+    So its JSON schema has no defaults: clients that are made from it would send them all, which
+    would take the place of the preset's.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
+
+class Training(_BelowPreset):
+    """How a network is trained, over augmented clean images. What a request leaves out is as the
+    preset of the method has it.
 
     The defaults are those of the published result (arXiv 2204.09975, section 4.1, and its code).
     """
@@ -359,7 +382,19 @@ class Preset(StrEnum):
     FAST = "fast"
 
 
+def _as_presets_have_it(schema: dict[str, Any], config: type[BaseModel]) -> None:
+    """Leaves out the defaults that a preset changes: sent along with it they would undo that."""
+    name = config.model_fields["name"].default
+    schema["required"] = ["name", *schema.get("required", [])]
+    for (method, _), values in PRESETS.items():
+        # `auto` has settings of other methods below their names.
+        for field in values if method == name else values.get(name, ()):
+            schema["properties"][field].pop("default", None)
+
+
 class _Method(Strict):
+    model_config = ConfigDict(json_schema_extra=_as_presets_have_it)
+
     preset: Preset
 
     @model_validator(mode="before")
@@ -416,7 +451,7 @@ class NadConfig(_Published):
     )
 
 
-class Hardening(Strict):
+class Hardening(_BelowPreset):
     """What a network is made to bear while it is trained. The defaults are none of it."""
 
     rho: float = Field(

@@ -15,7 +15,9 @@ class MethodOut(Output):
     name: str
     description: str
     presets: list[str]
-    defaults: dict[str, Any] = Field(description="Settings that a request may leave out.")
+    defaults: dict[str, Any] = Field(
+        description="Settings that a request may leave out, beside the `name`, which it may not."
+    )
     json_schema: dict[str, Any] = Field(description="JSON Schema (2020-12) of the settings.")
 
 
@@ -25,7 +27,9 @@ class AttackOut(Output):
     object: Literal["attack"]
     name: str = Field(description="The `kind` of the probe.")
     description: str
-    defaults: dict[str, Any] = Field(description="Settings that a request may leave out.")
+    defaults: dict[str, Any] = Field(
+        description="Settings that a request may leave out, beside the `kind`, which it may not."
+    )
     json_schema: dict[str, Any] = Field(description="JSON Schema (2020-12) of the settings.")
 
 

@@ -1,12 +1,13 @@
 """What a specification refuses."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from sanitizer.faults import in_words
-from sanitizer.spec import SanitizeSpec
+from sanitizer.spec import METHOD_ADAPTER, PRESETS, SanitizeSpec
 
 
 def validate(**changes: Any) -> SanitizeSpec:
@@ -94,3 +95,34 @@ def test_choices_are_listed_as_a_request_has_them() -> None:
     ]
     (said,) = said_of(method={"name": "x" * 100})
     assert said.startswith(f"there is no name '{'x' * 60}...'; there are 'finetune', 'nad'")
+
+
+def values_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client that is generated from a schema sends of itself: every default there is."""
+    sent = {}
+    for name, field in schema["properties"].items():
+        whole = definitions.get(field.get("$ref", "").rpartition("/")[2], {})
+        if "properties" in whole:
+            sent[name] = {**field.get("default", {}), **values_of(whole, definitions)}
+        elif "default" in field:
+            sent[name] = field["default"]
+    return sent
+
+
+@pytest.mark.parametrize(("method", "preset"), [(str(m), str(p)) for m, p in PRESETS])
+def test_defaults_of_the_schema_sent_along_do_not_undo_a_preset(method: str, preset: str) -> None:
+    document = METHOD_ADAPTER.json_schema()
+    definitions = document["$defs"]
+    schema = definitions[document["discriminator"]["mapping"][method].rpartition("/")[2]]
+    sent = {**values_of(schema, definitions), "preset": preset}
+    assert sent["name"] == method
+    asked_for = METHOD_ADAPTER.validate_python({"name": method, "preset": preset})
+    assert METHOD_ADAPTER.validate_python(sent) == asked_for
+
+
+def test_what_tells_members_of_a_union_apart_is_required_in_their_schemas() -> None:
+    for name, config in SanitizeSpec.model_json_schema()["$defs"].items():
+        if name.endswith("Probe"):
+            assert "kind" in config["required"]
+        if name.endswith("Config"):
+            assert "name" in config["required"]
