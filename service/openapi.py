@@ -24,10 +24,11 @@ Takes in an image classifier that nobody can vouch for and gives it back without
 at `/events`.
 4. `GET /v1/models/{result_model_id}/file`: download the sanitized model, in the format it came in.
 
-Every error is a problem document (RFC 9457) with a stable `code`. Every POST that creates takes an
-`Idempotency-Key`. Every answer has an `X-Request-ID`, the client's own if it sent one: the operator
-finds the request by it. Lists are pages with a cursor. Times are RFC 3339 in UTC; shares are
-numbers from 0 to 1.
+Every error is a problem document (RFC 9457) with a stable `code`, which `GET /problems` explains;
+those that a job fails by or warns of are listed in `JobError` and `JobWarning`. Every POST that
+creates takes an `Idempotency-Key`. Every answer has an `X-Request-ID`, the client's own if it sent
+one: the operator finds the request by it. Lists are pages with a cursor. Times are RFC 3339 in UTC;
+shares are numbers from 0 to 1.
 """
 TAGS = [
     {"name": "models", "description": "Files of weights: suspect ones, and sanitized ones."},

@@ -91,7 +91,7 @@ def models_table(models: Sequence[ModelAnswer]) -> "Table":
             model.id,
             escape(plain(model.name)),
             model.architecture,
-            model.source_job_id or "an upload",
+            model.source_job_id or "",
             _minute(model.created_at),
             amount(model.bytes),
         )

@@ -88,7 +88,8 @@ class ModelOut(Output):
     std: list[float] | None
     metadata: Metadata
     source_job_id: str | None = Field(
-        description="The job this model came out of. Null for an upload."
+        description="The job this model came out of. Null for an upload, and once that job is "
+        "deleted."
     )
     created_at: Time
     links: ModelLinks
