@@ -80,7 +80,7 @@ def _told(run: Run, found: Expectation) -> list[tuple[str, str]]:
         f"Of {found.images} clean images the model as it came gets {_share(found.right, found)} "
         f"right as the request has them, and {_share(found.right_so, found)} "
     )
-    told = []
+    told: list[tuple[str, str]] = []
     if found.better is not None:
         mean, std = found.better
         also = " and its outputs in another order" if found.order else ""
