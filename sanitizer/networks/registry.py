@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from sanitizer.errors import (
     ArchitectureUnknown,
     InvalidSpec,
     UnreadableCheckpoint,
+    some,
 )
 from sanitizer.networks import cifar_resnet, preact_resnet, torchvision_networks, wide_resnet
 from sanitizer.networks.checkpoints import Checkpoint
@@ -37,6 +39,8 @@ _OTHERS: Mapping[str, str] = {
     "timm": r"^(patch_embed|conv_stem|stem\.\d|stages\.\d|blocks\.\d+\.(attn|norm1|\d))",
 }
 """Whose names, by what is found in them, where they are like no network of the catalog."""
+_NORMALISING = r"(^|[._])(mean|mu|std|sigma)$"
+"""Names of what a layer keeps that prepares images."""
 _DEFAULT_CHANNELS = 3
 
 Shapes = Mapping[str, Sequence[int]]
@@ -343,17 +347,7 @@ def _detect(shapes: Shapes, input_size: tuple[int, int] | None) -> _Fit:
     Raises:
         ArchitectureUnknown: None does, or several; with those that come closest, best first.
     """
-    # What is one network's sequence is another's head: classifier.1 of a MobileNet.
-    readings = (shapes, _with_plain_heads(shapes))
-    guesses = (wide_resnet.guess_name, preact_resnet.guess_name, cifar_resnet.guess_name)
-    named = dict.fromkeys(guess(reading) for guess in guesses for reading in readings)
-    guessed = [_compare(name, shapes, input_size) for name in named if name is not None]
-    possible = list(
-        dict.fromkeys(
-            name for reading in readings for name in torchvision_networks.possible(reading)
-        )
-    )
-    fits = [*guessed, *(_compare(name, shapes, input_size) for name in possible)]
+    fits = _likely(shapes, input_size)
     exact = [fit for fit in fits if fit.is_exact]
     if len(exact) == 1:
         return exact[0]
@@ -363,16 +357,52 @@ def _detect(shapes: Shapes, input_size: tuple[int, int] | None) -> _Fit:
             f"{', '.join(fit.architecture for fit in exact)}. Name the one they were trained with.",
             closest=[fit.summary() for fit in exact],
         )
+    compared = {fit.architecture for fit in fits}
     others = [
-        name for name in torchvision_networks.nearest(shapes, _COMPARED) if name not in possible
+        name for name in torchvision_networks.nearest(shapes, _COMPARED) if name not in compared
     ]
     fits += [_compare(name, shapes) for name in others]
     closest = sorted(fits, key=lambda fit: fit.differences)[:_LISTED]
+    told = _told_of_part(shapes, input_size) or _nearness(closest, shapes)
     raise ArchitectureUnknown(
         f"The {len(shapes)} weights fit no architecture of the catalog. "
-        f"{_nearness(closest, shapes)}GET /v1/architectures lists all.",
+        f"{told}GET /v1/architectures lists all.",
         closest=[fit.summary() for fit in closest],
     )
+
+
+def _likely(shapes: Shapes, input_size: tuple[int, int] | None) -> list[_Fit]:
+    """The networks that names and number of the weights do not rule out, compared with them."""
+    # What is one network's sequence is another's head: classifier.1 of a MobileNet.
+    readings = (shapes, _with_plain_heads(shapes))
+    guesses = (wide_resnet.guess_name, preact_resnet.guess_name, cifar_resnet.guess_name)
+    guessed = [guess(reading) for guess in guesses for reading in readings]
+    possible = [name for reading in readings for name in torchvision_networks.possible(reading)]
+    names = dict.fromkeys([*guessed, *possible])
+    return [_compare(name, shapes, input_size) for name in names if name is not None]
+
+
+def _told_of_part(shapes: Shapes, input_size: tuple[int, int] | None) -> str:
+    """What to do where a network lies within another module and something lies beside it, such as
+    a layer that normalises images, a loss or a moving average; empty where that is not so."""
+    for first in dict.fromkeys(name.partition(".")[0] for name in shapes):
+        within = [name for name in shapes if name.startswith(f"{first}.")]
+        if 2 * len(within) < len(shapes):
+            continue
+        shared = commonprefix(within)  # noqa: RUF071  # it is cut at its last dot
+        prefix = shared[: shared.rfind(".") + 1]
+        inner = {name.removeprefix(prefix): shapes[name] for name in within}
+        fit = next((fit for fit in _likely(inner, input_size) if fit.is_exact), None)
+        if fit is None:
+            continue
+        beside = [name for name in shapes if not name.startswith(prefix)]
+        prepares = any(re.search(_NORMALISING, name) for name in beside)
+        return (
+            f"{len(inner)} of them, those under {prefix!r}, are those of a {fit.architecture}; "
+            f"beside them lie {some(beside)}. Save those of the network alone. "
+            + ("Give the mean and std that lie beside them with the upload. " if prepares else "")
+        )
+    return ""
 
 
 def _nearness(closest: Sequence[_Fit], shapes: Shapes) -> str:

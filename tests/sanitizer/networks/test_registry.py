@@ -223,6 +223,42 @@ def test_names_of_another_library_are_told_as_such(keys: list[str], library: str
         load_network(as_checkpoint(state), ModelOptions())
 
 
+@pytest.mark.parametrize(
+    ("prefix", "beside"),
+    [
+        ("model.", ["criterion.weight"]),
+        ("module.", ["n_averaged"]),
+        ("model.net.", ["ema_model.net.fc.weight", "ema_model.net.fc.bias"]),
+    ],
+    ids=["loss", "average", "moving average"],
+)
+def test_a_network_with_something_beside_it_is_told_as_such(
+    prefix: str, beside: list[str], wrn_state: State
+) -> None:
+    state = {f"{prefix}{key}": tensor for key, tensor in wrn_state.items()}
+    state |= {key: torch.ones(3) for key in beside}
+
+    with pytest.raises(ArchitectureUnknown) as caught:
+        load_network(as_checkpoint(state), ModelOptions())
+
+    assert (
+        f"{len(wrn_state)} of them, those under {prefix!r}, are those of a wrn-10-1; beside them "
+        f"lie {', '.join(beside)}. Save those of the network alone." in caught.value.message
+    )
+    assert "mean and std" not in caught.value.message
+
+
+@pytest.mark.parametrize("names", [("0.mean", "0.std"), ("normalize.mu", "normalize.sigma")])
+def test_a_network_that_prepares_its_images_is_told_what_to_give(
+    names: tuple[str, str], wrn_state: State
+) -> None:
+    state = {names[0]: torch.ones(3), names[1]: torch.ones(3)}
+    state |= {f"1.{key}": tensor for key, tensor in wrn_state.items()}
+
+    with pytest.raises(ArchitectureUnknown, match=r"'1\.'.*Give the mean and std .* upload"):
+        load_network(as_checkpoint(state), ModelOptions())
+
+
 def test_weights_like_nothing_are_refused_within_seconds() -> None:
     state = {"encoder.weight": torch.ones(3, 3), "encoder.bias": torch.ones(3)}
     importlib.import_module("torchvision.models")  # takes its own time, once a process
