@@ -443,6 +443,11 @@ def _checked(tensors: Mapping[str, Any], size: int) -> dict[str, Tensor]:
     """Contiguous copies, once it is sure that all are plain, as large as they claim, and finite."""
     if not tensors:
         raise UnreadableCheckpoint(f"The file of {size} bytes holds no tensor. {SAVE_PLAINLY}")
+    if any(isinstance(tensor, Tensor) and tensor.is_quantized for tensor in tensors.values()):
+        raise UnreadableCheckpoint(
+            "The weights are quantized, which cannot be trained. Upload the model in floats that "
+            "they were made from."
+        )
     odd = [f"{name}: {what}" for name, tensor in tensors.items() if (what := _oddity(tensor))]
     if odd:
         raise UnreadableCheckpoint(
@@ -476,7 +481,7 @@ def _oddity(tensor: Any) -> str | None:
         return f"a {type(tensor).__name__}"
     if tensor.layout is not torch.strided:
         return str(tensor.layout)
-    if tensor.is_quantized or tensor.dtype not in _DTYPES:
+    if tensor.dtype not in _DTYPES:
         return str(tensor.dtype)
     if tensor.device.type != "cpu":
         return f"on {tensor.device}, without data"

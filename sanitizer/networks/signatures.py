@@ -51,6 +51,12 @@ def checkpoint_folder(names: Sequence[str]) -> str:
     Raises:
         UnreadableCheckpoint: There is none, or a program lies beside the weights.
     """
+    if any(name.count("/") == 1 and name.endswith("/archive_format") for name in names):
+        raise UnreadableCheckpoint(
+            "The file is an archive of torch.export: it holds a program, which is not run here. "
+            "Save the weights of the module itself: torch.save(model.state_dict(), path), or "
+            "safetensors."
+        )
     roots = [name.removesuffix("data.pkl") for name in names if _is_main_pickle(name)]
     if len(roots) != 1:
         raise UnreadableCheckpoint(

@@ -7,6 +7,7 @@ import os
 import pickle
 import pydoc
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -160,6 +161,24 @@ def test_a_torchscript_archive_is_refused(file: Path) -> None:
 
     with pytest.raises(UnreadableCheckpoint, match="TorchScript"):
         read_checkpoint(file)
+
+
+def test_an_archive_of_torch_export_is_refused(file: Path) -> None:
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    torch.export.save(program, file)
+
+    with pytest.raises(UnreadableCheckpoint, match=r"torch\.export: it holds a program"):
+        read_checkpoint(file)
+
+
+def test_quantized_weights_are_refused_as_such(file: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is to drop them
+        weight = torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)
+        torch.save({"conv1.weight": weight, "conv1.scale": torch.ones(1)}, file)
+
+        with pytest.raises(UnreadableCheckpoint, match=r"quantized.*Upload the model in floats"):
+            read_checkpoint(file)
 
 
 # --- Damage --------------------------------------------------------------------------------------
