@@ -18,7 +18,6 @@ from sanitizer.data.source import (
     ImageSource,
     Limits,
     Payload,
-    check_any,
     listed,
     order_classes,
     packed,
@@ -352,7 +351,12 @@ def _arrange(
             )
         else:
             ignored.append(file.name)
-    check_any(len(images), layout)
+    if not images:
+        raise DataUnreadable(
+            f"The {layout} has no image in it, but {listed(sorted(ignored), 5)}. Expected were "
+            "folders of images, one a class; archives in it are not opened.",
+            layout=layout,
+        )
     classes = order_classes(found, class_names)
     # Sorted: the order of a listing differs between file systems, and seeds draw by position.
     images.sort(key=lambda file: (classes.index[file.parts[len(top)]], file.parts))

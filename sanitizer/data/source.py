@@ -239,10 +239,12 @@ def check_classes(source: ImageSource, num_classes: int, *, what: str = "data") 
         )
     if highest >= num_classes or len(names) > num_classes:
         present = [str(label) for label in np.unique(source.labels)]
+        from_1 = present[0] == "1" and highest == num_classes
+        hint = "They seem to count from 1: subtract 1 from each. " if from_1 else ""
         raise ClassMismatch(
             f"The {what} has the classes {listed(present)}, the model has {num_classes}, numbered "
-            f"0 to {num_classes - 1}. Where the numbers are names, not positions, give class_names "
-            "in the order of the model's outputs.",
+            f"0 to {num_classes - 1}. {hint}Where the numbers are names, not positions, give "
+            "class_names in the order of the model's outputs.",
             data_classes=present,
             model_classes=num_classes,
         )

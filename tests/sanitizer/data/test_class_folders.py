@@ -148,6 +148,11 @@ def test_an_empty_zip_is_refused(tmp_path: Path) -> None:
         opened(as_zip(tmp_path, {}))
 
 
+def test_a_zip_within_a_zip_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataUnreadable, match=r"no image in it, but README\.md, data\.zip\."):
+        opened(as_zip(tmp_path, {"data.zip": b"PK\3\4", "README.md": b"hello"}))
+
+
 def test_backslashes_in_a_zip_are_folders(tmp_path: Path) -> None:
     source = opened(as_zip(tmp_path, {"cat\\a.png": png(1), "dog\\a.png": png(2)}))
     assert source.class_names == ("cat", "dog")

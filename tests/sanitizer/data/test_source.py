@@ -47,6 +47,15 @@ def test_a_number_beyond_the_models_classes_is_refused_with_both_sides() -> None
         check_classes(Labels([1, 10]), 10)
 
 
+@pytest.mark.parametrize(
+    ("labels", "told"), [([1, 2, 3], True), ([1, 2, 4], False), ([0, 2, 3], False)]
+)
+def test_numbers_that_count_from_1_are_told_as_such(labels: list[int], told: bool) -> None:
+    with pytest.raises(ClassMismatch) as caught:
+        check_classes(Labels(labels), 3)
+    assert ("count from 1: subtract 1 from each" in caught.value.message) == told
+
+
 def test_another_number_of_named_classes_is_refused_with_both_sides() -> None:
     with pytest.raises(ClassMismatch) as caught:
         check_classes(Labels([0, 1], ["cat", "dog"]), 3, what="clean data")
