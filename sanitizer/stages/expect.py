@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from time import monotonic
 
-from sanitizer.evaluation.expectation import Expectation, find_expectation
+from sanitizer.evaluation.expectation import Expectation, Prepared, find_expectation
 from sanitizer.events import Stage
 from sanitizer.progress import Preparation
 from sanitizer.report.model import WarningRecord
@@ -13,6 +13,8 @@ from sanitizer.stages.run import Run
 from sanitizer.warning_codes import WarningCode
 
 PREPARATION, ORDER = WarningCode.PREPARATION_SUSPECTED, WarningCode.CLASS_ORDER_SUSPECTED
+CONVERTING = ("googlenet", "inception_v3")
+"""Networks of torchvision that may turn images prepared in ImageNet's way into others."""
 _LISTED = 12
 """Classes of an order that a warning names."""
 
@@ -90,7 +92,7 @@ def _told(run: Run, found: Expectation) -> list[tuple[str, str]]:
                 f"{seen}with mean {_listed(mean)} and std {_listed(std)}{also} (here: mean "
                 f"{_listed(suspect.mean)}, std {_listed(suspect.std)}). It was probably trained "
                 "so. Give the model this `mean` and `std`: what is trained otherwise is of no use "
-                "where it is used.",
+                f"where it is used.{why_prepared_so(suspect.architecture, found.better)}",
             )
         )
     if found.order is not None:
@@ -107,6 +109,17 @@ def _told(run: Run, found: Expectation) -> list[tuple[str, str]]:
             )
         )
     return told
+
+
+def why_prepared_so(architecture: str, better: Prepared) -> str:
+    """What explains another preparation than the one the owner knows of; empty: nothing does."""
+    if architecture not in CONVERTING or {*better[0], *better[1]} != {0.5}:
+        return ""
+    return (
+        f" torchvision's pretrained {architecture} converts its images by itself "
+        "(`transform_input`), which the weights do not say: it gets ImageNet's mean and std, and "
+        "0.5 and 0.5 is what it computes with."
+    )
 
 
 def _share(count: int, found: Expectation) -> str:

@@ -9,6 +9,7 @@ from sanitizer.events import Event, MetricEvent, StageEvent, WarningEvent
 from sanitizer.pipeline import sanitize
 from sanitizer.report.model import Report, Verdict
 from sanitizer.spec import SanitizeSpec
+from sanitizer.stages.expect import why_prepared_so
 from tests.sanitizer.builders import CORNER_PROBE, QUICK_TRAINING, digits
 from tests.sanitizer.jobs import digits_job
 
@@ -56,6 +57,17 @@ def test_a_needless_normalisation_is_told_before_anything_is_trained(tmp_path: P
         n for n, e in enumerate(events) if isinstance(e, StageEvent) and e.stage == "finetune"
     )
     assert warned < trained
+
+
+@pytest.mark.parametrize(
+    ("architecture", "value", "told"),
+    [("googlenet", 0.5, True), ("googlenet", 0.0, False), ("resnet18", 0.5, False)],
+)
+def test_a_network_that_converts_its_images_explains_their_preparation(
+    architecture: str, value: float, told: bool
+) -> None:
+    said = why_prepared_so(architecture, ((value,) * 3, (0.5,) * 3))
+    assert ("`transform_input`" in said) == told
 
 
 def test_images_that_the_model_does_not_expect_are_not_screened(tmp_path: Path) -> None:
