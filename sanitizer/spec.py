@@ -1210,7 +1210,8 @@ class Policy(Strict):
         description="Of each probe's attack success rate. One over it that is no more than what "
         "the sanitized model makes of the same images without the trigger, by more than chance, "
         "leaves the model `undecided` instead of `blocked`; so does one within it, of so few "
-        "images that it may as well lie over both this limit and 5%: of fewer than 73 by default.",
+        "images that even none led would leave open more than this limit and 5%: of fewer than 73 "
+        "by default.",
     )
     max_accuracy_drop: float = Field(default=0.03, ge=-1, le=1)
     min_accuracy: float = Field(default=0.0, ge=0, le=1)

@@ -59,7 +59,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await run_in_threadpool(tracing.close)
 
     # Paths are exact: a redirect would lose the body of an upload.
-    app = FastAPI(title=openapi.TITLE, lifespan=lifespan, redirect_slashes=False, docs_url=None)
+    app = FastAPI(
+        title=openapi.TITLE,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.services = services
     for part in (models, datasets, jobs, catalog, keys):
         app.include_router(part.router, dependencies=[Depends(refuse_unknown_query)])

@@ -52,8 +52,11 @@ LIMITS_PROGRAM = Path(__file__).with_name("limits.py")
 log = structlog.get_logger(__name__)
 
 _changes = threading.Lock()
-"""Held while a child of this process begins or is reaped: its number is not `_running` for sure."""
+"""Held while a child begins or is reaped: until then `_running` does not say how it is."""
 _running: set[int] = set()
+"""Numbers of the children that were started and not reaped yet."""
+_lasting: set[tuple[int, int]] = set()
+"""Strays that could not be ended, by number and time of their start."""
 
 
 @dataclass(frozen=True)
@@ -161,13 +164,11 @@ class Child:
         """Asks the child and its descendants to end; kills those that have not in that time."""
         self._signal_group(signal.SIGTERM)
         self.has_exited(grace_seconds)
-        self.kill()
+        self._signal_group(signal.SIGKILL)
         self.has_exited(JOIN_SECONDS)
 
     def kill(self) -> None:
-        """Ends the child and its descendants at once, also those that have left its session."""
-        if not self.has_exited():
-            descendants.kill_below(self.pid)
+        """Ends the child and its group at once; of one that has exited also what left its group."""
         self._signal_group(signal.SIGKILL)
         if self.has_exited():
             _end_strays(self.pid)
@@ -179,7 +180,7 @@ class Child:
         `wait`. Take the events before, until it is not heard any more: what has not been read by
         then is lost.
         """
-        self.kill()
+        self._signal_group(signal.SIGKILL)
         if not self.has_exited(REAP_SECONDS):
             self._abandoned.set()
             return None
@@ -294,15 +295,24 @@ def _end_strays(session: int) -> None:
     """
     deadline = time.monotonic() + JOIN_SECONDS
     told: set[int] = set()
-    while time.monotonic() < deadline:
-        with _changes:
-            known = {session, *_running}
-            strays = descendants.find_strays(_running)
-            descendants.end_strays(strays)
-        if not strays:
-            return
-        fled = {it.pid for it in strays if not it.is_dead and it.session not in known} - told
-        if fled:
-            log.warning("ends processes that have left their run's session", pids=sorted(fled))
-            told |= fled
-        time.sleep(0.01)
+    try:
+        while True:
+            with _changes:
+                known = {session, *_running}
+                strays = descendants.find_strays(_running)
+                descendants.end_strays(strays)
+            left = {(it.pid, it.began) for it in strays} - _lasting
+            if not left:
+                return
+            fled = {it.pid for it in strays if not it.is_dead and it.session not in known} - told
+            if fled:
+                log.warning("ends processes that have left their run's session", pids=sorted(fled))
+                told |= fled
+            if time.monotonic() >= deadline:
+                # Waiting for a disk or a driver, or another user's: the next run waits no more.
+                log.error("processes that a run left cannot be ended", pids=sorted(dict(left)))
+                _lasting.update(left)
+                return
+            time.sleep(0.01)
+    except OSError as error:
+        log.warning("processes that a run may have left cannot be looked for", reason=str(error))

@@ -400,7 +400,7 @@ class ModelRecord(_Part):
     std: list[float]
     parameters: int
     taps: list[str] = Field(description="Modules whose outputs are aligned.")
-    dropped_entries: list[str] = Field(
+    dropped_entries: list[Told] = Field(
         description="Entries of the uploaded file beside the weights; the result has none of them."
     )
 

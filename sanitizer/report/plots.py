@@ -83,6 +83,7 @@ LEAST_FOLD = 100.0
 _MAX_NAME = 14
 
 _Point = tuple[str, Mapping[str, float]]
+"""The stage and the figures of one epoch."""
 
 
 class Shown(Protocol):
@@ -96,9 +97,6 @@ class Shown(Protocol):
     def kept(self) -> NDArray[np.uint8]: ...
     @property
     def trace(self) -> NDArray[np.float64]: ...
-
-
-"""The stage and the figures of one epoch."""
 
 
 def plot_curves(report: Report) -> bytes:

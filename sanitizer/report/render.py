@@ -192,7 +192,7 @@ def _code(text: str) -> Markup:
 
 def _rounded(value: float) -> str:
     """A figure of a stage: counts as they are, all else to three digits."""
-    whole = value.is_integer() or abs(value) >= 1000
+    whole = value.is_integer() or abs(value) >= 999.5
     return f"{value:,.0f}" if whole else f"{value:.3g}"
 
 

@@ -64,7 +64,9 @@ def decide(
     """`blocked` if a figure breaks the policy, `undecided` without a trigger, else `allowed`.
 
     An attack success rate over the policy's limit breaks it where it is the trigger's: where as
-    many images are called the target without it, the model is `undecided`.
+    many images are called the target without it, the model is `undecided`. So it is where a rate
+    is within the limit, but of so few images that even none led would leave open more than the
+    limit and `MOST_OPEN`.
 
     Where the model as it came seems to have been given other images than it expects, or has become
     far more accurate than it was, all figures are those of another model than its owner's: it is
@@ -217,10 +219,11 @@ def _fallen_for(misleading: Sequence[MisleadingTrigger], num_classes: int | None
 def _retold(durability: Durability, policy: Policy) -> list[str]:
     """What became of copies that were trained further."""
     before, after = durability.accuracy.value, durability.clean_accuracy.value
+    epochs = f"{durability.epochs} epoch{'s' if durability.epochs > 1 else ''}"
     sentences = [
-        f"Copies of the sanitized model were retuned for {durability.epochs} epochs at a learning "
-        f"rate of {durability.learning_rate:g}. On the {durability.images:,} clean images that "
-        f"takes clean accuracy from {before:.2%} to {after:.2%}."
+        f"Copies of the sanitized model were retuned for {epochs} at a learning rate of "
+        f"{durability.learning_rate:g}. On the {durability.images:,} clean images that takes "
+        f"clean accuracy from {before:.2%} to {after:.2%}."
     ]
     if not durability.probes:
         sentences.append(
@@ -400,5 +403,5 @@ def _bound(probe: ProbeResult) -> float:
 def _of_few(probe: ProbeResult) -> str:
     return (
         f"Probe {probe.name}: of only {probe.asr.total} image{'s' if probe.asr.total > 1 else ''}, "
-        f"so that the attack success rate may be as high as {probe.asr.high:.0%}."
+        f"so that the attack success rate may be as high as {probe.asr.high:.2%}."
     )

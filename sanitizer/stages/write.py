@@ -30,6 +30,10 @@ from sanitizer.stages.run import Run
 from sanitizer.stages.search import inspections_of
 from sanitizer.stages.seek import misleading
 
+LONGEST_NAME = 200
+"""Characters of a class's name in the report, as many as a request may give it: archives and
+tables may name classes at any length."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -91,7 +95,7 @@ def write(run: Run, results: Results) -> Report:
         ),
         clean_data=inputs.clean_record,
         evaluation_data=inputs.evaluation_record,
-        class_names=list(inputs.evaluation.class_names),
+        class_names=[name[:LONGEST_NAME] for name in inputs.evaluation.class_names],
         method=run.spec.method.model_dump(mode="json"),
         seed=run.spec.seed,
         device=device_name(run.device),

@@ -30,6 +30,7 @@ def test_documentation_without_a_network_says_where_else_it_is(anonymous: httpx.
     assert '<a href="/openapi.json">the OpenAPI document</a>' in before_scripts
     assert '<html lang="en">' in page
     assert "tiangolo" not in page
+    assert anonymous.get("/redoc").status_code == 404  # one page is enough to look after
 
 
 def test_unknown_path_is_a_problem(client: httpx.Client) -> None:

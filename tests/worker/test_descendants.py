@@ -1,14 +1,12 @@
 """What a run starts ends with it, wherever it hides."""
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from worker.child import Child, Limits
+from tests.worker.conftest import ROOT
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="adopting orphans is Linux's")
 
@@ -32,6 +30,7 @@ hide()
 WORKER = """
 import os, subprocess, sys, time
 from pathlib import Path
+from tests.processes import is_alive, wait_until
 from worker import descendants
 from worker.child import Child, Limits
 
@@ -45,18 +44,11 @@ def start(code, folder):
         command, environment=environment, folder=folder, limits=Limits(data=None, file=1 << 30)
     )
 
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
 one, two = Path(sys.argv[1]), Path(sys.argv[2])
 hide = sys.argv[3]
 other = start(hide + "time.sleep(600)", two)
 first = start(hide, one)
-while not all((folder / "hidden").exists() for folder in (one, two)):
-    time.sleep(0.01)
+wait_until(lambda: all((folder / "hidden").exists() for folder in (one, two)))
 first.has_exited(60)
 code = first.finish()
 hidden, others = (int((folder / "hidden").read_text()) for folder in (one, two))
@@ -72,37 +64,8 @@ except ChildProcessError:
 """
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def _start(code: str, folder: Path) -> Child:
-    return Child(
-        [sys.executable, "-c", code],
-        environment={"PATH": os.environ["PATH"]},
-        folder=folder,
-        limits=Limits(data=None, file=1 << 30),
-    )
-
-
 @linux
-def test_process_that_hides_from_a_run_that_lives_ends_with_it(tmp_path: Path) -> None:
-    child = _start(HIDE + "time.sleep(600)", tmp_path)
-    hidden = tmp_path / "hidden"
-    while not hidden.exists():
-        time.sleep(0.01)
-    pid = int(hidden.read_text())
-    assert os.getsid(pid) != child.pid
-    assert child.finish() == -9
-    assert not _is_alive(pid)
-
-
-@linux
-def test_worker_ends_what_a_run_leaves_behind_and_nothing_else(tmp_path: Path) -> None:
+def test_what_hides_from_a_run_ends_with_it_and_nothing_else_does(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
@@ -111,9 +74,10 @@ def test_worker_ends_what_a_run_leaves_behind_and_nothing_else(tmp_path: Path) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        cwd=ROOT,
+        timeout=300,
     )
     # The hidden one is gone; the other run, what hides from it and the worker's own helper stay.
     told = [line for line in done.stdout.splitlines() if "warning" not in line]
     assert told == ["0 False True False None", "False None", "none is left"], done.stderr
-    assert done.stdout.count("left their run's session") == 1
+    assert done.stdout.count("left their run's session") == 2

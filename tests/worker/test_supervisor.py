@@ -18,6 +18,7 @@ from service.db.tables import Artifact, Job, JobEvent, JobMetric, JobStatus, Mod
 from service.jobs import service as jobs
 from service.jobs.service import Claim
 from tests.databases import every_database, on_postgresql
+from tests.processes import is_alive
 from tests.worker.conftest import Bench
 from tests.worker.faulty_database import FaultyDatabase
 from tests.worker.faulty_store import FaultyStore
@@ -29,15 +30,6 @@ from worker.outcomes import Cancelled, Failed, Lost, Released, Succeeded
 
 def _started(bench: Bench, job_id: str) -> bool:
     return (bench.folder(job_id) / "work" / "attempts").exists()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return state != "Z"
 
 
 def _model_content(bench: Bench, job_id: str, tmp_path: Path) -> bytes:
@@ -172,7 +164,7 @@ def test_descendant_that_is_left_behind_is_killed(bench: Bench) -> None:
         return bool(pids)
 
     assert isinstance(bench.run_until(job_id, "leave_a_descendant", look, bool), Succeeded)
-    assert not _is_alive(pids[0])
+    assert not is_alive(pids[0])
 
 
 def test_child_that_lingers_after_its_result_does_not_spoil_it(
@@ -516,8 +508,7 @@ def test_child_that_cannot_be_ended_keeps_its_slot_but_not_its_job(
     for name, seconds in (("REAP", 0.2), ("JOIN", 0.1)):
         monkeypatch.setattr(f"worker.child.{name}_SECONDS", seconds)
     monkeypatch.setattr("worker.supervisor.LAST_WORD_SECONDS", 0.1)
-    for call in ("os.killpg", "worker.descendants.kill_below"):
-        monkeypatch.setattr(call, lambda *_: None)
+    monkeypatch.setattr("os.killpg", lambda *_: None)
     job_id = bench.add_job()
     supervisor = bench.supervisor("succeed_once_allowed")
     monkeypatch.setattr(bench, "supervisor", lambda *_: supervisor)

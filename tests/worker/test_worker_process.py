@@ -33,8 +33,7 @@ CELERY_WITH_CHILDREN_THAT_CANNOT_BE_ENDED = (
     sys.executable,
     "-c",
     "import os, worker.child, worker.supervisor; from celery.__main__ import main; "
-    "os.killpg = worker.child.descendants.kill_below = lambda *_: None; "
-    "worker.child.REAP_SECONDS = worker.child.JOIN_SECONDS = 0.1; "
+    "os.killpg = lambda *_: None; worker.child.REAP_SECONDS = worker.child.JOIN_SECONDS = 0.1; "
     "worker.supervisor.LAST_WORD_SECONDS = 0.1; main()",
 )
 

@@ -1,31 +1,23 @@
 """How many images the triggers lead that a search found."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sanitizer.data.image_set import ImageSet
 from sanitizer.evaluation.misleading import rates_of_strongest
-from sanitizer.methods.random_triggers import PATCH, Numbers
+from sanitizer.methods.random_triggers import PATCH
 from sanitizer.methods.trigger_search import FoundTriggers, TriggersOfKind
+from tests.sanitizer.methods.patches import corner_patches, images_called
 
 CLASSES = 3
 CPU = torch.device("cpu")
 PICTURES = torch.zeros((1, 1, 8, 8), dtype=torch.uint8)
 
 
-def patches(*colours: float) -> Numbers:
-    """Patches of three pixels in the upper left corner, each of one colour."""
-    one = torch.ones(len(colours), 1, 1, 1)
-    colour = torch.tensor(colours).view(-1, 1, 1, 1)
-    # Side, top, left, noise, colour, and that it is no noise.
-    return one, 0 * one, 0 * one, torch.zeros(len(colours), 1, 3, 3), colour, one
-
-
 def found(*patches_of: tuple[float, int, float]) -> FoundTriggers:
     """Patches, as colour, target and rate."""
     colours, targets, rates = zip(*patches_of, strict=True)
-    of_kind = TriggersOfKind(patches(*colours), torch.tensor(targets), torch.tensor(rates))
+    of_kind = TriggersOfKind(corner_patches(*colours), torch.tensor(targets), torch.tensor(rates))
     return FoundTriggers({PATCH: of_kind})
 
 
@@ -43,10 +35,7 @@ class ByCorner(nn.Module):
 
 
 def images(labels: list[int], said: list[int]) -> ImageSet:
-    """Black images, whose last pixel says what the network calls them."""
-    pixels = np.zeros((len(labels), 1, 8, 8), dtype=np.uint8)
-    pixels[:, 0, -1, -1] = said
-    return ImageSet.from_arrays(pixels, np.array(labels), [str(n) for n in range(CLASSES)])
+    return images_called(labels, said, [str(n) for n in range(CLASSES)])
 
 
 def rates(triggers: FoundTriggers, of: ImageSet) -> dict[tuple[int, int], tuple[int, int]]:

@@ -1,14 +1,14 @@
 """Clean images that triggers are tried on."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sanitizer.data.image_set import ImageSet
 from sanitizer.methods.panel import Panel
-from sanitizer.methods.random_triggers import PATCH, Numbers
+from sanitizer.methods.random_triggers import PATCH
 from sanitizer.randomness import make_generator
+from tests.sanitizer.methods.patches import corner_patches, images_called
 
 CPU = torch.device("cpu")
 PICTURES = torch.zeros((1, 1, 8, 8), dtype=torch.uint8)
@@ -27,30 +27,17 @@ class ByPixels(nn.Module):
         return 100 * nn.functional.one_hot(said, 3).float()
 
 
-def images(labels: list[int], said: list[int]) -> ImageSet:
-    pixels = np.zeros((len(labels), 1, 8, 8), dtype=np.uint8)
-    pixels[:, 0, -1, -1] = said
-    return ImageSet.from_arrays(pixels, np.array(labels))
-
-
 def panel(of: ImageSet, count: int = 128) -> Panel:
     generator = make_generator(0)
     return Panel.of(of, count, generator, PICTURES, ByPixels(), torch.float32, CPU)
-
-
-def corners(*colours: float) -> Numbers:
-    """Patches in the first corner, each of one colour."""
-    one = torch.ones(len(colours), 1, 1, 1)
-    colour = torch.tensor(colours).view(-1, 1, 1, 1)
-    return one, 0 * one, 0 * one, torch.zeros(len(colours), 1, 3, 3), colour, one
 
 
 @pytest.mark.parametrize("many", [1, 60])
 def test_rates_are_those_of_images_of_other_classes(many: int) -> None:
     """More triggers than go through at once have the same rates."""
     told: list[int] = []
-    some = panel(images([0, 0, 0, 1, 1], [0, 0, 1, 1, 2]))
-    rates = some.rates(ByPixels(), PATCH, corners(*[0.0, 1.0] * many), told.append)
+    some = panel(images_called([0, 0, 0, 1, 1], [0, 0, 1, 1, 2]))
+    rates = some.rates(ByPixels(), PATCH, corner_patches(*[0.0, 1.0] * many), told.append)
     # Black does nothing, white leads all to 2; nothing is told of a 0 that is a 0.
     expected = torch.tensor([[0, 1 / 3, 1 / 5], [0, 0, 1]])
     torch.testing.assert_close(rates, expected.repeat(many, 1))
@@ -58,13 +45,15 @@ def test_rates_are_those_of_images_of_other_classes(many: int) -> None:
 
 
 def test_a_class_that_all_images_are_of_has_no_rate() -> None:
-    rates = panel(images([2, 2], [2, 2])).rates(ByPixels(), PATCH, corners(1.0), lambda _: None)
+    rates = panel(images_called([2, 2], [2, 2])).rates(
+        ByPixels(), PATCH, corner_patches(1.0), lambda _: None
+    )
     torch.testing.assert_close(rates, torch.zeros(1, 3))
 
 
 def test_images_are_drawn_with_their_labels_and_are_no_more_than_asked_for() -> None:
-    some = panel(images([n % 3 for n in range(90)], [n % 3 for n in range(90)]), 20)
+    some = panel(images_called([n % 3 for n in range(90)], [n % 3 for n in range(90)]), 20)
     assert len(some.images) == len(some.labels) == 20
     assert torch.equal((some.images[:, 0, -1, -1] * 255).round().long(), some.labels)
     assert len(set(some.labels[:9].tolist())) > 1
-    assert len(panel(images([0, 1], [0, 1])).labels) == 2
+    assert len(panel(images_called([0, 1], [0, 1])).labels) == 2

@@ -87,7 +87,7 @@ def test_a_handful_of_images_decides_nothing_and_says_what_it_leaves_open() -> N
     assert "the attack success rate is 100.00%" in all_of_few.reasons[1]
     none = decide(POLICY, GOOD, of(0, 3))
     assert none.verdict is Verdict.UNDECIDED
-    assert "the attack success rate may be as high as 56%. That is too little" in none.reasons[0]
+    assert "the attack success rate may be as high as 56.15%. That is too little" in none.reasons[0]
     one = decide(POLICY, GOOD, of(0, 1))
     assert "Probe grid: of only 1 image, so" in one.reasons[0]
     assert decide(POLICY, GOOD, of(0, 72)).verdict is Verdict.UNDECIDED
@@ -98,7 +98,7 @@ def test_a_handful_of_images_decides_nothing_and_says_what_it_leaves_open() -> N
     strict = decide(Policy(max_asr=0.0), GOOD, of(0, 100))
     assert strict.verdict is Verdict.ALLOWED
     assert strict.reasons[-1].endswith(
-        "of only 100 images, so that the attack success rate may be as high as 4%."
+        "of only 100 images, so that the attack success rate may be as high as 3.70%."
     )
 
 
