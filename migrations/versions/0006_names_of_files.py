@@ -14,10 +14,12 @@ branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
 COLUMNS = (
+    # First, as workers write: one that ends a job changes its row and then adds a model. In another
+    # order each would wait for the other.
+    ("jobs", "checkpoint_key"),
     ("models", "storage_key"),
     ("datasets", "storage_key"),
     ("artifacts", "storage_key"),
-    ("jobs", "checkpoint_key"),
 )
 
 

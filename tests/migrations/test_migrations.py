@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -12,7 +14,7 @@ from service.db.base import Base
 from service.db.migrate import downgrade, is_current, upgrade
 from service.db.session import make_engine, make_session_factory, transaction
 from service.db.tables import Job, Tenant
-from tests.builders import add_job, add_tenant
+from tests.builders import add_job, add_model, add_tenant
 from tests.databases import every_database
 
 pytestmark = every_database
@@ -138,4 +140,39 @@ def test_jobs_of_a_database_that_did_not_know_devices_keep_their_wish(
     upgrade(own_database_url)
     with transaction(sessions) as session:
         assert {job.id: job.device for job in session.query(Job)} == wishes
+    engine.dispose()
+
+
+def test_worker_that_ends_a_job_and_the_migration_to_names_of_files_both_succeed(
+    own_database_url: str,
+) -> None:
+    """The worker changes the job's row, and then adds the sanitized model."""
+    engine = make_engine(own_database_url)
+    sessions = make_session_factory(engine)
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite locks the whole database, so nobody waits with half of it")
+    with transaction(sessions) as session:
+        job_id = add_job(session).id
+    downgrade(own_database_url, "0005")
+
+    def waits_for_a_lock() -> bool:
+        query = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        with transaction(sessions) as session:
+            return bool(session.scalar(text(query)))
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(sessions) as worker:
+            worker.get_one(Job, job_id).progress = 1.0
+            worker.flush()
+            migration = pool.submit(upgrade, own_database_url)
+            deadline = time.monotonic() + 8  # less than the lock is waited for
+            while not waits_for_a_lock() and not migration.done():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            add_model(worker, worker.query(Tenant).one())
+        migration.result()
+    assert is_current(own_database_url)
     engine.dispose()
