@@ -74,7 +74,9 @@ class Collector:
         """
         removed = 0
         for prefix in PREFIXES:
-            removed += self._store.remove_unfinished(prefix, utc_now() - self._min_age)
+            removed += self._store.remove_unfinished(
+                prefix, utc_now() - self._min_age, is_stopping=self._is_stopping
+            )
         if removed:
             log.info("unfinished files removed from the store", files=removed)
         return removed

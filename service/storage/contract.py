@@ -190,11 +190,18 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def remove_unfinished(self, prefix: str, before: datetime) -> int:
+    def remove_unfinished(
+        self, prefix: str, before: datetime, *, is_stopping: Callable[[], bool] = lambda: False
+    ) -> int:
         """Removes what is left of uploads below a prefix that were cut off; gives how many.
 
-        In a folder, what was last written to before that time. A bucket does it by its own rules:
-        there nothing is done.
+        In a folder, what was last written to before that time; what cannot be removed is logged and
+        stays. A bucket does it by its own rules: there nothing is done.
+
+        Args:
+            prefix: One or more whole ids.
+            before: What was written to since then stays.
+            is_stopping: Asked again and again; it ends early where this says so.
         """
         ...
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import anyio
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
@@ -40,6 +41,8 @@ COPY_BYTES = 64 << 20
 LIST_PAGE = 1000
 ABORT_SECONDS = 10.0
 """How long a cancelled upload may take to be aborted before it is left to itself."""
+
+log = structlog.get_logger(__name__)
 
 
 class _Tally:
@@ -322,24 +325,25 @@ class ObstoreStore:
                             found["path"], found["size"], found["last_modified"].astimezone(UTC)
                         )
 
-    def remove_unfinished(self, prefix: str, before: datetime) -> int:
+    def remove_unfinished(
+        self, prefix: str, before: datetime, *, is_stopping: Callable[[], bool] = lambda: False
+    ) -> int:
         """See the contract."""
         check_key(prefix)
         if self._folder is None:
             return 0
         removed = 0
-        try:
-            for path in (self._folder / prefix).rglob("*#*"):
+        # Not by `rglob`, which ends with an error where a folder goes meanwhile.
+        for folder, _, names in os.walk(self._folder / prefix, onerror=_tell_unread):
+            for name in names:
+                if is_stopping():
+                    return removed
+                path = Path(folder, name)
                 key, _, number = path.relative_to(self._folder).as_posix().partition("#")
-                if not (is_key(key) and number.isdecimal() and path.is_file()):
-                    continue  # somebody else's
-                if path.lstat().st_mtime < before.timestamp():
-                    path.unlink(missing_ok=True)
-                    removed += 1
-        except FileNotFoundError:  # another upload that ended meanwhile; the next round goes on
-            pass
-        except OSError as error:
-            raise StorageError(f"the store failed on {prefix}: {error.strerror}") from error
+                if is_key(key) and number.isdecimal():  # else somebody else's
+                    removed += _remove_if_old(path, before)
+            if is_stopping():
+                return removed
         return removed
 
     async def presigned(self, key: str, *, disposition: str, media_type: str) -> str | None:
@@ -365,6 +369,25 @@ class ObstoreStore:
         except (FileNotFoundError, BaseError) as error:
             named = failures.named(error, key, self._bucket)
             raise named from named.__cause__
+
+
+def _remove_if_old(path: Path, before: datetime) -> bool:
+    """Whether it was an old file and is gone now; what cannot be removed keeps no other here."""
+    try:
+        if not path.is_file() or path.lstat().st_mtime >= before.timestamp():
+            return False
+        path.unlink()
+    except FileNotFoundError:  # an upload that ended meanwhile
+        return False
+    except OSError as error:
+        log.warning("an unfinished file stays in the store", path=str(path), reason=str(error))
+        return False
+    return True
+
+
+def _tell_unread(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # else it went meanwhile, or is not there yet
+        log.warning("a folder of the store could not be read", reason=str(error))
 
 
 def part_bytes(bytes_at_most: int | None) -> int:

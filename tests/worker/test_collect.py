@@ -1,6 +1,7 @@
 """Files in the store that no row points at."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -127,6 +128,42 @@ def test_what_a_killed_service_had_written_of_a_file_goes_when_it_is_old(
     assert [path for path in folder.rglob("*") if path.is_file()] == [foreign]
 
 
+def test_unfinished_file_that_cannot_be_removed_keeps_no_other_from_going(
+    settings: Settings, sessions: SessionFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        _put(settings, f"jobs/artifact_{number}#1")
+    _put(settings, "jobs/artifact_4")
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "artifact_1#1":
+            raise PermissionError(13, "Permission denied")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    store = make_store(settings)
+    Collector(store, sessions, HOUR).run()
+    folder = Path(settings.storage_url.removeprefix("file:"))
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["artifact_1#1"]
+    assert not _has(store, "jobs/artifact_4", tmp_path)
+
+
+def test_folder_that_goes_while_unfinished_files_are_looked_for_keeps_none_from_going(
+    settings: Settings, sessions: SessionFactory
+) -> None:
+    for name in ("ping_1#1", "a/ping_1#1", "b/ping_1#1"):
+        _put(settings, f"ping/{name}")
+    folder = Path(settings.storage_url.removeprefix("file:")) / "ping"
+
+    def remove_folder() -> bool:
+        shutil.rmtree(folder / "a", ignore_errors=True)
+        return False
+
+    collector = Collector(make_store(settings), sessions, HOUR, is_stopping=remove_folder)
+    assert collector.remove_unfinished() == 2
+
+
 def test_file_that_cannot_be_removed_keeps_no_other_from_going(
     settings: Settings, sessions: SessionFactory, tmp_path: Path
 ) -> None:
@@ -162,15 +199,19 @@ def _running(who: str, settings: Settings) -> Iterator[None]:
     if who == "worker":
         process = WorkerProcess(settings, queue.make_producer(settings))
         process.start()
-        yield
-        process.stop()
+        try:
+            yield
+        finally:
+            process.stop()
         return
     over = threading.Event()
     reconciler = threading.Thread(target=serve, args=(settings, over))
     reconciler.start()
-    yield
-    over.set()
-    reconciler.join()
+    try:
+        yield
+    finally:
+        over.set()
+        reconciler.join()
 
 
 @pytest.mark.parametrize("who", ["worker", "reconciler"])
@@ -194,6 +235,9 @@ def test_round_ends_early_when_the_process_shall(
     keys = [f"jobs/artifact_{number}" for number in range(3)]
     for key in keys:
         _put(settings, key)
+    _put(settings, "jobs/artifact_4#1")
     store = make_store(settings)
     Collector(store, sessions, HOUR, is_stopping=lambda: True).run()
     assert all(_has(store, key, tmp_path) for key in keys)
+    folder = Path(settings.storage_url.removeprefix("file:"))
+    assert (folder / "jobs" / "artifact_4#1").exists()
