@@ -25,7 +25,7 @@ from sanitizer.events import (
     StageEvent,
     WarningEvent,
 )
-from sanitizer.report.model import ArtifactKind, Report
+from sanitizer.report.model import ArtifactKind, Report, readable
 from sanitizer.spec import Device
 from service.db.base import utc_now
 from service.db.tables import Artifact, Job, JobCost, JobStatus, Model
@@ -799,8 +799,7 @@ def _entry(event: Event) -> tuple[str, dict[str, Any], datetime]:
 def storable(value: Any) -> Any:
     """The value without what PostgreSQL stores in no text or JSON: NUL, lone surrogates, NaN."""
     if isinstance(value, str):
-        text = value.replace("\0", "\N{REPLACEMENT CHARACTER}")
-        return text.encode("utf-8", "replace").decode()
+        return readable(value.replace("\0", "\N{REPLACEMENT CHARACTER}"))
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

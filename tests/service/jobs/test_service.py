@@ -436,6 +436,9 @@ def test_text_that_postgresql_refuses_is_stored_without_the_offence(
     job = _job(sessions, job_id)
     assert job.error_message == "bad\ufffdname"
     assert job.error_data == {"image": "a\ufffdb", "odd": "\ufffd", "shape": [1, None]}
+    # What no event cleaned before.
+    odd = {"a\udcff\0": ["\ud800b", ("\udfff", float("nan"))]}
+    assert jobs.storable(odd) == {"a\ufffd\ufffd": ["\ufffdb", ["\ufffd", None]]}
 
 
 # --- Ends ----------------------------------------------------------------------------------------
