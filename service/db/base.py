@@ -24,7 +24,11 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"expected a datetime with a time zone, got {value!r}")
-        return value.astimezone(UTC)
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:  # before the first moment in UTC, or after the last one
+            end = datetime.min if value.year == datetime.min.year else datetime.max
+            return end.replace(tzinfo=UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
