@@ -301,6 +301,7 @@ def list_page(
             result_model_id=results.get(job.id),
         )
         for job in page
+        if job.id in heads  # else it was deleted a moment ago
     ]
     return JobList(object="list", data=data, has_more=more, next_cursor=cursor)
 

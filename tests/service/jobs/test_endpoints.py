@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from service.db.base import utc_now
 from service.db.session import SessionFactory, transaction
 from service.db.tables import Artifact, Job, JobEvent, JobMetric, Model, WorkerRecord
 from service.jobs import service as jobs
+from service.jobs.repository import JobRepository, RequestHead
 from service.pagination import encode_cursor
 from service.queue import count_messages
 from service.settings import Settings
 from service.storage import ObjectStore
 from tests.builders import make_metric_event, make_progress_event, make_stage_event
-from tests.databases import every_database
+from tests.databases import every_database, on_postgresql
 from tests.reports import make_report
 from tests.service.jobs.builders import (
     finish_job,
@@ -792,6 +794,13 @@ def test_list_is_filtered(
     assert found(metadata="team:'; DROP TABLE jobs") == []
     assert found(created_after=done["created_at"], status="queued") == []
     assert found(created_before=queued["created_at"]) == []
+    assert found(created_before="0001-01-01T00:00:00+14:00") == []
+    assert found(created_after="9999-12-31T23:59:59-12:00") == []
+    assert found(created_after="0001-01-01T00:00:00+14:00") == [
+        done["id"],
+        cancelled["id"],
+        queued["id"],
+    ]
     assert found(created_after="2020-01-01T00:00:00Z") == [
         done["id"],
         cancelled["id"],
@@ -812,6 +821,25 @@ def test_list_is_filtered(
 def test_wrong_filter_is_refused(client: httpx.Client, query: dict[str, str], pointer: str) -> None:
     answer = client.get("/v1/jobs", params=query)
     assert code_and_pointers(answer) == (422, "invalid_request", [pointer])
+
+
+@on_postgresql
+def test_job_that_is_deleted_while_the_list_is_read_is_left_out(
+    client: httpx.Client, sessions: SessionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, deleted = make_job(client), make_job(client)
+    client.post(deleted["links"]["cancel"])
+    read = JobRepository.request_heads
+
+    def delete_and_read(
+        repository: JobRepository, job_ids: Collection[str]
+    ) -> dict[str, RequestHead]:
+        with transaction(sessions) as session:
+            jobs.delete(session, deleted["id"])
+        return read(repository, job_ids)
+
+    monkeypatch.setattr(JobRepository, "request_heads", delete_and_read)
+    assert [job["id"] for job in client.get("/v1/jobs").json()["data"]] == [kept["id"]]
 
 
 def test_job_with_a_worker_waits_for_its_turn(
