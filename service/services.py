@@ -1,5 +1,7 @@
 """What the routes work with: one of each per app."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
@@ -12,7 +14,7 @@ from service.storage import ObjectStore
 from service.tracing import NoTracing, Tracing
 
 HEALTH_THREADS = 8
-"""Readiness takes three at a time, figures one."""
+"""For each thing that is asked how it is, and for the figures."""
 
 
 @dataclass(frozen=True)
@@ -28,5 +30,8 @@ class Services:
     queue: Celery
     registry: CollectorRegistry
     tracing: Tracing = field(default_factory=NoTracing)
-    health_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(HEALTH_THREADS))
-    """Of those who ask how the service is: requests that hang leave none of their own."""
+    health_threads: Mapping[str, CapacityLimiter] = field(
+        default_factory=lambda: defaultdict(lambda: CapacityLimiter(HEALTH_THREADS))
+    )
+    """Of those who ask how the service is, by what they ask: requests that hang leave none of their
+    own, and one thing that hangs takes none of another's."""

@@ -69,7 +69,7 @@ async def readiness(services: ServicesDep, response: Response) -> ReadinessOut:
 )
 async def metrics(services: ServicesDep) -> Response:
     """Requests and their durations; jobs, workers, queue and store; which components answer."""
-    figures = await _in_a_thread(services, lambda: generate_latest(services.registry))
+    figures = await _in_a_thread(services, "figures", lambda: generate_latest(services.registry))
     return Response(figures, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -104,10 +104,11 @@ def _component(name: str, state: str, required: bool, detail: str | None) -> Com
     )
 
 
-async def _in_a_thread(services: Services, check: Callable[[], _Answer]) -> _Answer:
-    # A thread that hangs is left behind: it ends by the time limits of its connection.
+async def _in_a_thread(services: Services, name: str, check: Callable[[], _Answer]) -> _Answer:
+    # A thread that hangs is left behind: it ends by the time limits of its connection. Each thing
+    # has threads of its own, so that one that hangs takes none of another's.
     return await anyio.to_thread.run_sync(
-        check, abandon_on_cancel=True, limiter=services.health_threads
+        check, abandon_on_cancel=True, limiter=services.health_threads[name]
     )
 
 
@@ -116,7 +117,7 @@ async def _database(services: Services) -> None:
         with transaction(services.sessions) as session:
             session.execute(text("SELECT 1"))
 
-    await _in_a_thread(services, ask)
+    await _in_a_thread(services, "database", ask)
 
 
 async def _broker(services: Services) -> None:
@@ -128,7 +129,7 @@ async def _broker(services: Services) -> None:
 
 
 async def _store(services: Services) -> None:
-    await _in_a_thread(services, services.store.ping)
+    await _in_a_thread(services, "store", services.store.ping)
 
 
 async def _workers(services: Services) -> str:
@@ -144,7 +145,7 @@ async def _workers(services: Services) -> str:
                 or 0
             )
 
-    reporting = await _in_a_thread(services, count)
+    reporting = await _in_a_thread(services, "workers", count)
     if reporting == 0:
         raise _Down("none reports; jobs wait until one does")
     return f"{reporting} report"
