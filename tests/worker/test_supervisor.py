@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -556,6 +557,7 @@ def test_job_that_waits_on_its_worker_can_be_cancelled(bench: Bench, what: str) 
     assert bench.job(job_id).status == JobStatus.CANCELLED
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells who has a file open")
 def test_no_other_attempt_gets_the_folder_while_the_child_lives(bench: Bench) -> None:
     """Its worker may be killed, and let go of the folder before the child has ended."""
     job_id = bench.add_job()

@@ -97,10 +97,14 @@ def test_cancel_that_comes_while_a_worker_takes_the_job_asks_that_worker(
 
     def cancel() -> str:
         with transaction(sessions) as session:
+            session.execute(text("SET LOCAL lock_timeout = '60s'"))
             return jobs.request_cancel(session, job_id).status
 
     def waits_for_a_lock() -> bool:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        query = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
         with transaction(sessions) as session:
             return bool(session.scalar(text(query)))
 
@@ -108,7 +112,7 @@ def test_cancel_that_comes_while_a_worker_takes_the_job_asks_that_worker(
         with transaction(sessions) as session:
             assert jobs.claim(session, job_id, "w1", 60) is not None
             cancelled = pool.submit(cancel)
-            deadline = time.monotonic() + 8  # less than the lock is waited for
+            deadline = time.monotonic() + 25  # less than a transaction may stand still
             while not waits_for_a_lock():
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -104,6 +104,25 @@ def test_filters_on_columns(sessions: SessionFactory) -> None:
     assert found == [(wanted, sorted(job_ids, reverse=True)) for wanted, job_ids in expected]
 
 
+def test_job_is_found_by_its_time_though_the_clock_was_set_after_its_id_was_drawn(
+    sessions: SessionFactory,
+) -> None:
+    with transaction(sessions) as session:
+        tenant_id = add_tenant(session).id
+        back, on = add_job(session), add_job(session)
+        back.created_at -= timedelta(seconds=30)
+        on.created_at += timedelta(seconds=30)
+    moment = timedelta(seconds=1)
+    expected: list[tuple[JobFilter, list[str]]] = [
+        (JobFilter(created_after=back.created_at - moment), [on.id, back.id]),
+        (JobFilter(created_before=back.created_at + moment), [back.id]),
+        (JobFilter(created_after=on.created_at - moment), [on.id]),
+        (JobFilter(created_before=on.created_at + moment), [on.id, back.id]),
+    ]
+    found = [(wanted, _page(sessions, tenant_id, wanted)) for wanted, _ in expected]
+    assert found == expected
+
+
 @pytest.mark.parametrize("key", ["team", 'with "quotes"', "a.b", "$", "it's", "é", "[0]"])
 def test_filters_on_metadata_take_any_key(sessions: SessionFactory, key: str) -> None:
     with transaction(sessions) as session:
