@@ -98,10 +98,11 @@ def test_classes_are_named_as_the_data_names_them() -> None:
     )
     page = Page(render_page(report, {}))
     assert "Attack success rate, probe grid, target class 0 ( plane )" in page.text
+    assert "are taken for class 0 ( plane ) anyway" in page.text
     assert "2 ( <b>bird</b> ) 71.60%" in page.text  # by class; escaped
     assert "3 ( \N{RIGHT-TO-LEFT OVERRIDE}gnp.exe ) stood out before" in page.text
     named = sum(tag == "bdi" for tag, _ in page.tags)
-    assert named == sum(tag == "bdi" for tag, _ in Page(render_page(build_report(), {})).tags) + 8
+    assert named == sum(tag == "bdi" for tag, _ in Page(render_page(build_report(), {})).tags) + 9
 
 
 def test_what_the_run_took_stands_with_what_was_done() -> None:
