@@ -1,7 +1,5 @@
 """Processes that tests look at from outside."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 
@@ -12,12 +10,3 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Raises `TimeoutError` if something does not come to hold."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.01)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,6 +15,7 @@ from service.db.session import make_engine, make_session_factory, transaction
 from service.db.tables import Job, Tenant
 from tests.builders import add_job, add_model, add_tenant
 from tests.databases import every_database
+from tests.waiting import wait_until, waits_for_a_lock
 
 pytestmark = every_database
 
@@ -155,23 +155,13 @@ def test_worker_that_ends_a_job_and_the_migration_to_names_of_files_both_succeed
         job_id = add_job(session).id
     downgrade(own_database_url, "0005")
 
-    def waits_for_a_lock() -> bool:
-        query = (
-            "SELECT count(*) FROM pg_stat_activity "
-            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-        with transaction(sessions) as session:
-            return bool(session.scalar(text(query)))
-
     with ThreadPoolExecutor(1) as pool:
         with transaction(sessions) as worker:
             worker.get_one(Job, job_id).progress = 1.0
             worker.flush()
             migration = pool.submit(upgrade, own_database_url)
-            deadline = time.monotonic() + 8  # less than the lock is waited for
-            while not waits_for_a_lock() and not migration.done():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            # Shorter than a transaction may stand still.
+            wait_until(lambda: waits_for_a_lock(sessions) or migration.done(), 25)
             add_model(worker, worker.query(Tenant).one())
         migration.result()
     assert is_current(own_database_url)

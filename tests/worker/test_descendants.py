@@ -30,7 +30,8 @@ hide()
 WORKER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from tests.processes import is_alive, wait_until
+from tests.processes import is_alive
+from tests.waiting import wait_until
 from worker import descendants
 from worker.child import Child, Limits
 

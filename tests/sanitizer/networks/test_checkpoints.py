@@ -241,9 +241,14 @@ def test_a_zip_of_something_else_is_named(file: Path) -> None:
         read_checkpoint(file)
 
 
-def _rewritten(file: Path, change: Callable[[str, bytes], bytes], **how: Any) -> None:
+def _entries(file: Path) -> list[tuple[str, bytes]]:
+    """Names and contents of a zip's files, in their order."""
     with zipfile.ZipFile(file) as archive:
-        content = [(name, archive.read(name)) for name in archive.namelist()]
+        return [(name, archive.read(name)) for name in archive.namelist()]
+
+
+def _rewritten(file: Path, change: Callable[[str, bytes], bytes], **how: Any) -> None:
+    content = _entries(file)
     with zipfile.ZipFile(file, "w", **how) as archive:
         for name, data in content:
             archive.writestr(name, change(name, data))
@@ -314,8 +319,7 @@ def test_names_that_torch_cannot_tell_apart_are_refused(
 ) -> None:
     file = tmp_path / "archive.pt"
     torch.save({"fc.weight": torch.ones(3)}, file)
-    with zipfile.ZipFile(file) as archive:
-        content = [(name, archive.read(name)) for name in archive.namelist()]
+    content = _entries(file)
     other = (twin, next(data for name, data in content if name.lower() == twin.lower()))
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in [other, *content] if first else [*content, other]:
@@ -327,8 +331,7 @@ def test_names_that_torch_cannot_tell_apart_are_refused(
 
 def test_a_folder_that_torch_takes_for_the_checkpoint_is_not_passed_over(file: Path) -> None:
     torch.save({"fc.weight": torch.ones(3)}, file)
-    with zipfile.ZipFile(file) as archive:
-        content = [(name, archive.read(name)) for name in archive.namelist()]
+    content = _entries(file)
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in content:
             inner = name.partition("/")[2]
@@ -342,8 +345,7 @@ def test_a_folder_that_torch_takes_for_the_checkpoint_is_not_passed_over(file: P
 
 def test_names_of_the_same_bytes_are_refused_whatever_their_flag_says(file: Path) -> None:
     torch.save({"fc.weight": torch.ones(3)}, file)
-    with zipfile.ZipFile(file) as archive:
-        content = [(name, archive.read(name)) for name in archive.namelist()]
+    content = _entries(file)
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in content:
             archive.writestr(name, data)

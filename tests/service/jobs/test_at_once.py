@@ -1,6 +1,5 @@
 """What tenants and workers do at the same time: who waits for whom, and sees what of it."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +20,7 @@ from service.models import service as models
 from service.models.schemas import ModelChange
 from tests.builders import add_dataset, add_job, add_model, add_tenant
 from tests.databases import on_postgresql
+from tests.waiting import wait_until, waits_for_a_lock
 
 Act = Callable[[Session, str, JobRequest], object]
 
@@ -100,20 +100,10 @@ def test_cancel_that_comes_while_a_worker_takes_the_job_asks_that_worker(
             session.execute(text("SET LOCAL lock_timeout = '60s'"))
             return jobs.request_cancel(session, job_id).status
 
-    def waits_for_a_lock() -> bool:
-        query = (
-            "SELECT count(*) FROM pg_stat_activity "
-            "WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-        with transaction(sessions) as session:
-            return bool(session.scalar(text(query)))
-
     with ThreadPoolExecutor(1) as pool:
         with transaction(sessions) as session:
             assert jobs.claim(session, job_id, "w1", 60) is not None
             cancelled = pool.submit(cancel)
-            deadline = time.monotonic() + 25  # less than a transaction may stand still
-            while not waits_for_a_lock():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            # Shorter than a transaction may stand still.
+            wait_until(lambda: waits_for_a_lock(sessions), 25)
         assert cancelled.result() == JobStatus.CANCELLING
